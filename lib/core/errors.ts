@@ -66,6 +66,11 @@ export class SoftMoEError extends Error {
    * structured clones, where `instanceof` does not.
    */
   static is(value: unknown): value is SoftMoEError {
-    return value instanceof Error && value.name === 'SoftMoEError' && 'code' in value && typeof value.code === 'string'
+    return (
+      value instanceof Error &&
+      value.name === 'SoftMoEError' &&
+      'code' in value &&
+      typeof value.code === 'string'
+    )
   }
 }

@@ -1,0 +1,31 @@
+'use strict'
+// Compiles lib/ twice, to dist/esm and dist/cjs, with types. Runs as npm's `prepare`, so that a clone is usable after
+// `npm ci`; where the development dependencies are absent there is nothing to compile with, and it says so.
+const { spawnSync } = require('node:child_process')
+const fs = require('node:fs')
+const path = require('node:path')
+
+const root = path.join(__dirname, '..')
+let compiler
+try {
+  compiler = require.resolve('typescript/bin/tsc', { paths: [root] })
+} catch {
+  console.error('softmoe: TypeScript is not installed (--omit=dev), dist/ is left as it is')
+  process.exit(0)
+}
+
+fs.rmSync(path.join(root, 'dist'), { recursive: true, force: true })
+// The first pass checks the types; the second has nothing new to find.
+for (const args of [
+  ['-p', 'tsconfig.esm.json'],
+  ['-p', 'tsconfig.cjs.json', '--noCheck'],
+]) {
+  const result = spawnSync(process.execPath, [compiler, ...args], { cwd: root, stdio: 'inherit' })
+  if (result.status !== 0) process.exit(result.status ?? 1)
+}
+for (const format of ['esm', 'cjs']) {
+  for (const name of ['package-root.cjs', 'package-root.d.cts']) {
+    fs.copyFileSync(path.join(root, 'lib', name), path.join(root, 'dist', format, name))
+  }
+}
+fs.writeFileSync(path.join(root, 'dist', 'cjs', 'package.json'), '{ "type": "commonjs" }\n')
