@@ -1,10 +1,14 @@
 # Compiles each native/cuda/kernels/*.cu to one fatbin and lists them for native/cuda/fatbin.c, which embeds them.
 # Nothing links to CUDA. A *.sm90a.cu file holds instructions of sm_90a alone and is compiled for nothing else.
-set(SOFTMOE_CUDA "AUTO" CACHE STRING "Embed CUDA kernels: AUTO, ON, OFF")
-set_property(CACHE SOFTMOE_CUDA PROPERTY STRINGS AUTO ON OFF)
-set(SOFTMOE_CUDA_ARCHS "80;86;89;90;100;120" CACHE STRING "Machine code is made for these compute capabilities")
-set(SOFTMOE_CUDA_PTX "80" CACHE STRING "PTX is embedded for this one (newer devices compile it at load)")
-option(SOFTMOE_CUDA_LINEINFO "Keep source lines in the CUDA kernels" OFF)
+#
+# Settings, by -D or by an environment variable of the same name:
+#   SOFTMOE_CUDA           AUTO (if nvcc is found), ON, OFF
+#   SOFTMOE_CUDA_ARCHS     machine code is made for these compute capabilities
+#   SOFTMOE_CUDA_LINEINFO  ON keeps source lines in the kernels
+softmoe_setting(SOFTMOE_CUDA AUTO)
+softmoe_setting(SOFTMOE_CUDA_ARCHS "80;86;89;90;100;120")
+softmoe_setting(SOFTMOE_CUDA_LINEINFO OFF)
+string(REGEX REPLACE "[, ]+" ";" SOFTMOE_CUDA_ARCHS "${SOFTMOE_CUDA_ARCHS}")
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS native/cuda/kernels/*.cu)
 
@@ -53,7 +57,7 @@ if(nvcc AND cuda_sources)
       message(STATUS "softmoe: this nvcc does not know sm_${arch}; devices of that kind use the PTX")
     endif()
   endforeach()
-  set(gencode -gencode "arch=compute_${SOFTMOE_CUDA_PTX},code=[${codes_80}compute_${SOFTMOE_CUDA_PTX}]")
+  set(gencode -gencode "arch=compute_80,code=[${codes_80}compute_80]")
   if(codes_90)
     string(REGEX REPLACE ",$" "" codes_90 "${codes_90}")
     list(APPEND gencode -gencode "arch=compute_90,code=[${codes_90}]")
@@ -82,7 +86,7 @@ if(nvcc AND cuda_sources)
     string(APPEND fatbin_list " \\\n  X(${symbol}, \"${name}\", \"${fatbin}\")")
   endforeach()
   file(MAKE_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/fatbins)
-  message(STATUS "softmoe: CUDA kernels by ${nvcc} for sm ${used_archs} and PTX ${SOFTMOE_CUDA_PTX}")
+  message(STATUS "softmoe: CUDA kernels by ${nvcc} for sm ${used_archs} and PTX of compute_80")
 elseif(nvcc)
   message(STATUS "softmoe: no CUDA kernels in native/cuda/kernels")
 endif()

@@ -1,7 +1,4 @@
-import { readFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { join } from 'node:path'
-import nodeGypBuild from 'node-gyp-build'
+import { loadAddon } from './native-loader.js'
 import packageRoot from './package-root.cjs'
 
 /** What the native addon exports. */
@@ -12,21 +9,13 @@ export interface NativeAddon {
   readonly builtBy: string
 }
 
-const packageJson = join(packageRoot, 'package.json')
-
-function loadNative(): { readonly native: NativeAddon; readonly file: string } {
-  const file = nodeGypBuild.resolve(packageRoot)
-  const native = createRequire(packageJson)(file) as NativeAddon
-  return { native, file }
-}
-
-const loaded = loadNative()
+const loaded = loadAddon(packageRoot)
 
 /** The loaded addon. */
-export const native: NativeAddon = loaded.native
+export const native = loaded.addon as NativeAddon
 
 /** The file it was loaded from. */
 export const nativeFile: string = loaded.file
 
 /** The version of this package. */
-export const version: string = (JSON.parse(readFileSync(packageJson, 'utf8')) as { version: string }).version
+export const version: string = loaded.version
