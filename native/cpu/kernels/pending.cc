@@ -1,0 +1,78 @@
+// Kernels that are not written yet: they fault when they run. A family's lines go away when its file arrives.
+#include "core/error.h"
+#include "cpu/kernels/cpu_kernels.h"
+
+#define SOFTMOE_PENDING(kernel) \
+  void CpuKernels::run(const kernel&) { throw Error("ERR_INTERNAL", "the CPU kernel is not written yet"); }
+
+namespace softmoe::cpu::SOFTMOE_ISA {
+
+// elementwise
+SOFTMOE_PENDING(Fill)
+SOFTMOE_PENDING(Cast)
+SOFTMOE_PENDING(Add)
+SOFTMOE_PENDING(Multiply)
+SOFTMOE_PENDING(Scale)
+SOFTMOE_PENDING(StridedCopy)
+SOFTMOE_PENDING(SumMiddle)
+SOFTMOE_PENDING(BroadcastMiddle)
+SOFTMOE_PENDING(Activate)
+SOFTMOE_PENDING(ActivateBackward)
+SOFTMOE_PENDING(Dropout)
+SOFTMOE_PENDING(RandomFill)
+SOFTMOE_PENDING(Transpose)
+SOFTMOE_PENDING(Patchify)
+SOFTMOE_PENDING(CountNonFinite)
+// linear
+SOFTMOE_PENDING(MatMul)
+SOFTMOE_PENDING(LinearForward)
+SOFTMOE_PENDING(LinearBackwardInput)
+SOFTMOE_PENDING(LinearBackwardWeight)
+// experts
+SOFTMOE_PENDING(ExpertsForward)
+SOFTMOE_PENDING(ExpertsBackward)
+// normalization
+SOFTMOE_PENDING(LayerNormForward)
+SOFTMOE_PENDING(LayerNormBackward)
+SOFTMOE_PENDING(L2NormalizeForward)
+SOFTMOE_PENDING(L2NormalizeBackward)
+SOFTMOE_PENDING(SoftmaxForward)
+SOFTMOE_PENDING(SoftmaxBackward)
+// attention
+SOFTMOE_PENDING(AttentionForward)
+SOFTMOE_PENDING(AttentionBackward)
+// loss
+SOFTMOE_PENDING(CrossEntropyForward)
+SOFTMOE_PENDING(CrossEntropyBackward)
+SOFTMOE_PENDING(ArgMax)
+// optimizer
+SOFTMOE_PENDING(AdamWStep)
+SOFTMOE_PENDING(SgdStep)
+SOFTMOE_PENDING(GlobalNorm)
+// soft_routing
+SOFTMOE_PENDING(SoftLogitsForward)
+SOFTMOE_PENDING(TokensToSlots)
+SOFTMOE_PENDING(SlotsToTokens)
+SOFTMOE_PENDING(SoftWeights)
+SOFTMOE_PENDING(SoftLogitsGradient)
+SOFTMOE_PENDING(SoftLogitsBackward)
+// sparse_routing
+SOFTMOE_PENDING(TokensChoice)
+SOFTMOE_PENDING(ExpertsChoice)
+SOFTMOE_PENDING(RowsFromTokensChoice)
+SOFTMOE_PENDING(RowsFromExpertsChoice)
+SOFTMOE_PENDING(GatherGates)
+SOFTMOE_PENDING(GatherGatesBackward)
+SOFTMOE_PENDING(NormalizeSelected)
+SOFTMOE_PENDING(NormalizeSelectedBackward)
+SOFTMOE_PENDING(CombineRows)
+SOFTMOE_PENDING(CombineRowsBackward)
+// router_losses
+SOFTMOE_PENDING(RouterLossForward)
+SOFTMOE_PENDING(RouterLossBackward)
+// transport_plans
+SOFTMOE_PENDING(SinkhornPlan)
+SOFTMOE_PENDING(SinkhornPlanBackward)
+SOFTMOE_PENDING(SparsePlan)
+
+}  // namespace softmoe::cpu::SOFTMOE_ISA

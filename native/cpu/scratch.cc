@@ -1,0 +1,63 @@
+#include "cpu/scratch.h"
+
+#include <new>
+
+namespace softmoe::cpu {
+namespace {
+
+constexpr std::size_t kPage = 4096;
+
+std::size_t round_up(std::size_t bytes, std::size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
+
+}  // namespace
+
+Arena::Frame::~Frame() {
+  arena_.block_ = block_;
+  arena_.used_ = used_;
+  if (block_ == 0 && used_ == 0 && arena_.blocks_.size() > 1) arena_.merge();
+}
+
+Arena::Block Arena::make_block(std::size_t bytes) {
+  bytes = round_up(bytes, kPage);
+  Block block{std::unique_ptr<void, Free>(std::aligned_alloc(kAlignment, bytes)), bytes};
+  if (!block.data) throw std::bad_alloc();
+  return block;
+}
+
+void* Arena::take_bytes(std::size_t bytes) {
+  bytes = round_up(bytes, kAlignment);
+  while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].bytes) {
+    ++block_;
+    used_ = 0;
+  }
+  if (block_ == blocks_.size()) {
+    blocks_.push_back(make_block(bytes));
+    used_ = 0;
+  }
+  void* data = static_cast<char*>(blocks_[block_].data.get()) + used_;
+  used_ += bytes;
+  return data;
+}
+
+void Arena::merge() noexcept {
+  std::size_t bytes = 0;
+  for (const Block& block : blocks_) bytes += block.bytes;
+  blocks_.clear();
+  try {
+    blocks_.push_back(make_block(bytes));
+  } catch (const std::bad_alloc&) {
+    // Nothing is kept then: the next take asks again.
+  }
+}
+
+void Arena::free_all() noexcept {
+  blocks_.clear();
+  block_ = used_ = 0;
+}
+
+void Scratch::free_all() noexcept {
+  stream_.free_all();
+  for (Arena& arena : workers_) arena.free_all();
+}
+
+}  // namespace softmoe::cpu
