@@ -89,10 +89,16 @@ export class Random {
    */
   constructor(seed: number, stream: number) {
     if (!Number.isSafeInteger(seed) || seed < 0) {
-      throw new SoftMoEError('ERR_INVALID_ARGUMENT', `the seed is ${seed}; give a whole number from 0 to 2^53 - 1`)
+      throw new SoftMoEError(
+        'ERR_INVALID_ARGUMENT',
+        `the seed is ${seed}; give a whole number from 0 to 2^53 - 1`,
+      )
     }
     if (!Number.isInteger(stream) || stream < 0 || stream >= TWO_32) {
-      throw new SoftMoEError('ERR_INVALID_ARGUMENT', `the stream is ${stream}; give a whole number from 0 to 2^32 - 1`)
+      throw new SoftMoEError(
+        'ERR_INVALID_ARGUMENT',
+        `the stream is ${stream}; give a whole number from 0 to 2^32 - 1`,
+      )
     }
     this.#key = [seed % TWO_32, stream]
     this.#seedHigh = Math.floor(seed / TWO_32)
@@ -105,7 +111,7 @@ export class Random {
       philox4x32([block % TWO_32, Math.floor(block / TWO_32), this.#seedHigh, 0], this.#key, this.#words)
       this.#block = block
     }
-    return this.#words[index - block * 4] ?? 0
+    return this.#words[index - block * 4]
   }
 
   /** Number `index`, uniform in [0, 1) with 24 bits: exact in float32. */
@@ -134,8 +140,8 @@ export class Random {
     const order = Int32Array.from({ length: count }, (_, position) => position)
     for (let last = count - 1; last > 0; last--) {
       const other = this.integer(last, last + 1)
-      const swapped = order[last] ?? 0
-      order[last] = order[other] ?? 0
+      const swapped = order[last]
+      order[last] = order[other]
       order[other] = swapped
     }
     return order

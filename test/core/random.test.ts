@@ -4,7 +4,11 @@ import { Random, philox4x32, streamOf } from '../../lib/core/random.js'
 describe('Philox4x32-10', () => {
   // The known answers published with the generator's reference implementation (Random123, kat_vectors).
   it.each([
-    [[0, 0, 0, 0], [0, 0], [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]],
+    [
+      [0, 0, 0, 0],
+      [0, 0],
+      [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8],
+    ],
     [
       [0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff],
       [0xffffffff, 0xffffffff],
@@ -15,11 +19,14 @@ describe('Philox4x32-10', () => {
       [0xa4093822, 0x299f31d0],
       [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1],
     ],
-  ] as [[number, number, number, number], [number, number], number[]][])('counter %j key %j', (counter, key, expected) => {
-    const words = new Uint32Array(4)
-    philox4x32(counter, key, words)
-    expect([...words]).toEqual(expected)
-  })
+  ] as [[number, number, number, number], [number, number], number[]][])(
+    'counter %j key %j',
+    (counter, key, expected) => {
+      const words = new Uint32Array(4)
+      philox4x32(counter, key, words)
+      expect([...words]).toEqual(expected)
+    },
+  )
 
   it('agrees with 64-bit integer arithmetic on random blocks', () => {
     const MASK = 0xffffffffn
