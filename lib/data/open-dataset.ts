@@ -1,7 +1,7 @@
 /** Finds out what a folder holds and reads it; without a folder, the data set that ships with the package. */
 import { basename, join, resolve } from 'node:path'
 import { SoftMoEError } from '../core/errors.js'
-import packageRoot from '../package-root.cjs'
+import { packageFile } from '../core/package-file.js'
 import { holdsCifar, readCifarFolder, type CifarOptions } from './cifar.js'
 import { sliceDataset, type DatasetSplit } from './dataset.js'
 import { listFolder } from './files.js'
@@ -30,7 +30,7 @@ const EMBEDDED_TRAIN_IMAGES = 8000
  * and 2,000 test. Results on this split cannot be compared with published ones.
  */
 export async function readEmbeddedFashionMnist(): Promise<DatasetSplit> {
-  const folder = join(packageRoot, 'data', 'fashion-mnist')
+  const folder = packageFile('data', 'fashion-mnist')
   const all = await readIdxPair(
     join(folder, 't10k-images-idx3-ubyte.gz'),
     join(folder, 't10k-labels-idx1-ubyte.gz'),
