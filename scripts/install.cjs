@@ -26,9 +26,14 @@ function log(message) {
 /** Loads the addon in a child process: a file that crashes must not take the installer with it. */
 function tryToLoad({ prebuiltOnly }) {
   const code = `
-    const addon = require('node-gyp-build')(${JSON.stringify(root)})
-    const { version } = require('./package.json')
-    if (addon.version !== version) throw new Error('Error: it is of version ' + addon.version + ', not ' + version)`
+    try {
+      const { version } = require('./package.json')
+      const addon = require('node-gyp-build')(${JSON.stringify(root)})
+      if (addon.version !== version) throw new Error('it is of version ' + addon.version + ', not ' + version)
+    } catch (error) {
+      console.error(error.message.split('\\n')[0])
+      process.exit(1)
+    }`
   const env = { ...process.env }
   delete env.PREBUILDS_ONLY
   if (prebuiltOnly) env.PREBUILDS_ONLY = '1'
@@ -37,8 +42,7 @@ function tryToLoad({ prebuiltOnly }) {
   if (child.signal === 'SIGILL')
     return { loads: false, reason: 'this processor lacks an instruction set it needs' }
   if (child.signal) return { loads: false, reason: `it crashed (${child.signal})` }
-  const line = child.stderr.split('\n').find((text) => /Error: /.test(text)) ?? `exit status ${child.status}`
-  return { loads: false, reason: line.replace(/^.*Error: /, '').trim() }
+  return { loads: false, reason: child.stderr.trim() || `exit status ${child.status}` }
 }
 
 function run(command, args, extraEnv) {
