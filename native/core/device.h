@@ -1,5 +1,5 @@
-// A device is an in-order stream with its own memory. Work is queued and the caller goes on; memory is ordered by
-// the stream, so a block may be released and used again while earlier work still reads it.
+// A device is an in-order stream with its own memory. Work is queued and the caller goes on; memory is
+// ordered by the stream, so a block may be released and used again while earlier work still reads it.
 #pragma once
 
 #include <cstddef>
@@ -15,10 +15,10 @@
 namespace softmoe {
 
 struct MemoryUsage {
-  std::int64_t tensors = 0;         // live storages
-  std::int64_t bytes = 0;           // bytes of live storages
-  std::int64_t cached_bytes = 0;    // bytes kept for reuse
-  std::int64_t peak_bytes = 0;      // largest `bytes` so far
+  std::int64_t tensors = 0;             // live storages
+  std::int64_t bytes = 0;               // bytes of live storages
+  std::int64_t cached_bytes = 0;        // bytes kept for reuse
+  std::int64_t peak_bytes = 0;          // largest `bytes` so far
   std::int64_t system_allocations = 0;  // times that memory was asked of the system or driver
 };
 

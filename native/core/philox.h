@@ -1,6 +1,6 @@
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), keyed as RandomKey says,
-// and the distributions made from it. Plain arithmetic without branches: the same text serves the host, where
-// loops over it vectorise, and the device.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), keyed as RandomKey
+// says, and the distributions made from it. Plain arithmetic without branches: the same text serves the host,
+// where loops over it vectorise, and the device.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ struct PhiloxBlock {
 // Block `block` of the stream: the words of the elements 4 * block … 4 * block + 3.
 SOFTMOE_HOST_DEVICE PhiloxBlock philox(const RandomKey& key, std::uint64_t block) {
   std::uint32_t c0 = static_cast<std::uint32_t>(block), c1 = static_cast<std::uint32_t>(block >> 32);
-  std::uint32_t c2 = static_cast<std::uint32_t>(key.stream), c3 = static_cast<std::uint32_t>(key.stream >> 32);
+  std::uint32_t c2 = static_cast<std::uint32_t>(key.stream),
+                c3 = static_cast<std::uint32_t>(key.stream >> 32);
   std::uint32_t k0 = static_cast<std::uint32_t>(key.seed), k1 = static_cast<std::uint32_t>(key.seed >> 32);
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t product0 = std::uint64_t{0xD2511F53} * c0;
@@ -97,8 +98,8 @@ SOFTMOE_HOST_DEVICE float normal_radius(std::uint32_t even_word) {
   return __builtin_sqrtf(-2.0f * logarithm(x));
 }
 
-// Standard normal truncated to [-2, 2]: sqrt(2) * erfinv(erf(sqrt(2)) * (2 u - 1)), with the central polynomial of
-// Giles, "Approximating the erfinv function" (GPU Computing Gems, 2011).
+// Standard normal truncated to [-2, 2]: sqrt(2) * erfinv(erf(sqrt(2)) * (2 u - 1)), with the central
+// polynomial of Giles, "Approximating the erfinv function" (GPU Computing Gems, 2011).
 SOFTMOE_HOST_DEVICE float truncated_normal_from_word(std::uint32_t word) {
   const float x = 0.954499736103641586f * (2.0f * uniform_from_word(word) - 1.0f);
   const float w = -logarithm((1.0f - x) * (1.0f + x)) - 2.5f;

@@ -8,8 +8,9 @@ namespace softmoe {
 
 Shape::Shape(const std::int64_t* dims, int rank) : rank_(rank) {
   if (rank > kMaxRank) {
-    throw Error("ERR_SHAPE", "a tensor of rank " + std::to_string(rank) + " was asked for; the highest rank is " +
-                                 std::to_string(kMaxRank) + ": merge some axes");
+    throw Error("ERR_SHAPE", "a tensor of rank " + std::to_string(rank) +
+                                 " was asked for; the highest rank is " + std::to_string(kMaxRank) +
+                                 ": merge some axes");
   }
   std::int64_t count = 1;
   bool too_large = false;

@@ -8,9 +8,9 @@ namespace softmoe {
 enum class Activation : std::uint8_t { kNone, kGeluTanh, kGeluErf, kTanh };
 
 // Counter-based random numbers (Philox4x32-10): the key is `seed`, the counter of element i is
-// (i / 4, stream), and element i takes word i % 4. Uniform: (word >> 8) * 2^-24. Normal: Box-Muller on the word
-// pairs (0, 1) and (2, 3) with radius sqrt(-2 ln(((even >> 8) + 1) * 2^-24)) and angle 2 pi (odd >> 8) * 2^-24;
-// even elements take the cosine, odd ones the sine.
+// (i / 4, stream), and element i takes word i % 4. Uniform: (word >> 8) * 2^-24. Normal: Box-Muller on the
+// word pairs (0, 1) and (2, 3) with radius sqrt(-2 ln(((even >> 8) + 1) * 2^-24)) and angle 2 pi (odd >> 8) *
+// 2^-24; even elements take the cosine, odd ones the sine.
 struct RandomKey {
   std::uint64_t seed = 0;
   std::uint64_t stream = 0;
@@ -46,7 +46,8 @@ struct Multiply {
   std::int64_t count = 0;
 };
 
-// y[i] = factor * x[i], or factor * device_factor[0] * x[i] when device_factor (float32) is given. Same dtype.
+// y[i] = factor * x[i], or factor * device_factor[0] * x[i] when device_factor (float32) is given. Same
+// dtype.
 struct Scale {
   static constexpr const char* kName = "scale";
   Buffer x, y, device_factor;

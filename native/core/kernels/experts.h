@@ -21,8 +21,8 @@ struct ExpertRows {
 
 // x [rows (or tokens when gathered), dim], w1 [E, dim, hidden], b1 [E, hidden] float32, w2 [E, hidden, out],
 // b2 [E, out] float32, pre [max_rows, hidden] (before the activation, without dropout; null in inference),
-// y [max_rows, out]. x, w1, w2, pre, y share a dtype. Dropout with `dropout_rate` after the activation (stream
-// key.stream, index row * hidden + column) and after the second product (stream key.stream + 1, index
+// y [max_rows, out]. x, w1, w2, pre, y share a dtype. Dropout with `dropout_rate` after the activation
+// (stream key.stream, index row * hidden + column) and after the second product (stream key.stream + 1, index
 // row * out + column).
 struct ExpertsForward {
   static constexpr const char* kName = "experts";

@@ -8,8 +8,8 @@ namespace softmoe {
 enum class CrossEntropyKind : std::uint8_t { kSoftmax, kSigmoid };
 
 // losses[r] (float32) of logits [rows, classes] against labels int32 [rows]. The target is
-// (1 - smoothing) * one_hot + smoothing / classes. Softmax: -sum target * log_softmax. Sigmoid: sum over classes
-// of the binary cross-entropies. A label outside [0, classes) gives a NaN loss and NaN gradients.
+// (1 - smoothing) * one_hot + smoothing / classes. Softmax: -sum target * log_softmax. Sigmoid: sum over
+// classes of the binary cross-entropies. A label outside [0, classes) gives a NaN loss and NaN gradients.
 struct CrossEntropyForward {
   static constexpr const char* kName = "cross_entropy";
   Buffer logits, labels, losses;

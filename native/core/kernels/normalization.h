@@ -5,8 +5,8 @@
 
 namespace softmoe {
 
-// y = (x - mean) * rstd * scale + bias, rstd = 1 / sqrt(var + eps), over the last axis. scale, bias float32 or
-// null; mean, rstd float32 [rows], saved for the backward (null in inference).
+// y = (x - mean) * rstd * scale + bias, rstd = 1 / sqrt(var + eps), over the last axis. scale, bias float32
+// or null; mean, rstd float32 [rows], saved for the backward (null in inference).
 struct LayerNormForward {
   static constexpr const char* kName = "layer_norm";
   Buffer x, scale, bias, y, mean, rstd;
@@ -34,8 +34,8 @@ struct L2NormalizeBackward {
   std::int64_t rows = 0, dim = 0;
 };
 
-// y = softmax(x) over the last axis; log_sum_exp float32 [rows] or null. A NaN logit counts as -infinity; a row
-// of only -infinity gives zeros.
+// y = softmax(x) over the last axis; log_sum_exp float32 [rows] or null. A NaN logit counts as -infinity; a
+// row of only -infinity gives zeros.
 struct SoftmaxForward {
   static constexpr const char* kName = "softmax";
   Buffer x, y, log_sum_exp;

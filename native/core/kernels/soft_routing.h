@@ -19,14 +19,15 @@ struct SoftRoutingShape {
 };
 
 // How the weights of one side are made. Uniform: 1 / (valid tokens) for dispatch, 1 / slots for combine.
-// Identity: token m and slot j belong together iff m = j modulo min(tokens, slots); a slot takes the mean of its
-// tokens, a token the mean of its slots.
+// Identity: token m and slot j belong together iff m = j modulo min(tokens, slots); a slot takes the mean of
+// its tokens, a token the mean of its slots.
 enum class RoutingWeights : std::uint8_t { kSoft, kUniform, kIdentity };
 
 enum class RoutingSide : std::uint8_t { kDispatch, kCombine };
 
-// What the weights are made from. With mask[b, m] = 0 token m has D = 0 and C = 0 (so no output and no gradient);
-// a sequence without valid tokens has D = 0 everywhere. logits, both lse: float32; null unless weights are kSoft.
+// What the weights are made from. With mask[b, m] = 0 token m has D = 0 and C = 0 (so no output and no
+// gradient); a sequence without valid tokens has D = 0 everywhere. logits, both lse: float32; null unless
+// weights are kSoft.
 struct SoftRouting {
   SoftRoutingShape shape;
   RoutingWeights dispatch = RoutingWeights::kSoft, combine = RoutingWeights::kSoft;
@@ -36,10 +37,10 @@ struct SoftRouting {
   Buffer mask;          // int32 [batch, tokens] or null
 };
 
-// Writes logits, both lse, token_norm [batch, tokens] and slot_norm [slots] (inverse norms, float32) in one pass
-// over the logits. x [batch, tokens, dim] float32 or bfloat16, phi [dim, slots] float32, scale float32 [1].
-// eps_inside_root: 1 / sqrt(sum of squares + eps) (official code), else 1 / (norm + eps) (paper, Algorithm 2).
-// Noise: + noise_std * normal(key, (b * tokens + m) * slots + j).
+// Writes logits, both lse, token_norm [batch, tokens] and slot_norm [slots] (inverse norms, float32) in one
+// pass over the logits. x [batch, tokens, dim] float32 or bfloat16, phi [dim, slots] float32, scale float32
+// [1]. eps_inside_root: 1 / sqrt(sum of squares + eps) (official code), else 1 / (norm + eps) (paper,
+// Algorithm 2). Noise: + noise_std * normal(key, (b * tokens + m) * slots + j).
 struct SoftLogitsForward {
   static constexpr const char* kName = "soft_logits";
   SoftRouting routing;  // its logits and lse buffers are written
@@ -88,8 +89,9 @@ struct SoftLogitsGradient {
   bool accumulate = false;
 };
 
-// From dlogits: dx (x's dtype; added to when accumulate_dx; null if not wanted), dphi [dim, slots] and dscale [1]
-// (float32). Phi columns are normalised with slot_norm, tokens with token_norm as SoftLogitsForward made them.
+// From dlogits: dx (x's dtype; added to when accumulate_dx; null if not wanted), dphi [dim, slots] and dscale
+// [1] (float32). Phi columns are normalised with slot_norm, tokens with token_norm as SoftLogitsForward made
+// them.
 struct SoftLogitsBackward {
   static constexpr const char* kName = "soft_logits_backward";
   SoftRoutingShape shape;

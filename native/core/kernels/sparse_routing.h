@@ -2,9 +2,9 @@
 // "Routers in Vision Mixture of Experts". Tokens are routed in groups; S = tokens of a group, E = experts,
 // N = groups * S. Gates and plans are float32.
 //
-// A routing by index is a list of rows, expert-major: row r carries token row_token[r] to the expert that owns r.
-// Within an expert rows are ordered by group, then buffer position. The token side holds for each token the rows
-// it appears in (ascending), so that combining needs no atomics.
+// A routing by index is a list of rows, expert-major: row r carries token row_token[r] to the expert that
+// owns r. Within an expert rows are ordered by group, then buffer position. The token side holds for each
+// token the rows it appears in (ascending), so that combining needs no atomics.
 #pragma once
 
 #include "core/kernels/elementwise.h"
@@ -17,10 +17,10 @@ struct GroupShape {
 
 enum class RoutingPriority : std::uint8_t { kTokenOrder, kMaxGate, kSumOfGates };
 
-// Top-k experts of each token (descending, ties to the lower expert, NaN counts as -infinity) and their places in
-// the expert buffers. Places are given out choice by choice (all first choices before any second), in token order
-// or, with a priority, by descending score (ties to the lower token); every assignment counts, also one that does
-// not fit. expert, position int32 [groups, tokens, k].
+// Top-k experts of each token (descending, ties to the lower expert, NaN counts as -infinity) and their
+// places in the expert buffers. Places are given out choice by choice (all first choices before any second),
+// in token order or, with a priority, by descending score (ties to the lower token); every assignment counts,
+// also one that does not fit. expert, position int32 [groups, tokens, k].
 struct TokensChoice {
   static constexpr const char* kName = "tokens_choice";
   GroupShape shape;
@@ -29,8 +29,8 @@ struct TokensChoice {
   Buffer scores, expert, position;
 };
 
-// The `capacity` best tokens of each expert (descending score, ties to the lower token, NaN counts as -infinity).
-// token int32 [groups, experts, capacity]: index within the group.
+// The `capacity` best tokens of each expert (descending score, ties to the lower token, NaN counts as
+// -infinity). token int32 [groups, experts, capacity]: index within the group.
 struct ExpertsChoice {
   static constexpr const char* kName = "experts_choice";
   GroupShape shape;
@@ -38,8 +38,8 @@ struct ExpertsChoice {
   Buffer scores, token;
 };
 
-// Row lists of a routing by index, all int32: expert_offsets [experts + 1], row_token [max_rows], token_offsets
-// [N + 1], token_rows [max_rows]. Entries past the last row are -1.
+// Row lists of a routing by index, all int32: expert_offsets [experts + 1], row_token [max_rows],
+// token_offsets [N + 1], token_rows [max_rows]. Entries past the last row are -1.
 struct RowLists {
   Buffer expert_offsets, row_token, token_offsets, token_rows;
   std::int64_t max_rows = 0;
@@ -156,9 +156,9 @@ struct SinkhornPlanBackward {
   Buffer plan, dplan, dlogits;
 };
 
-// Sparsity-constrained quadratic transport plan by `iterations` Adam steps on the semi-dual (Liu, Puigcerver and
-// Blondel, "Sparsity-constrained optimal transport"): at most k non-zeros a column (k = 0: no constraint), or a
-// row with `by_rows`. Stops when the gradient's norm is at most `tolerance`.
+// Sparsity-constrained quadratic transport plan by `iterations` Adam steps on the semi-dual (Liu, Puigcerver
+// and Blondel, "Sparsity-constrained optimal transport"): at most k non-zeros a column (k = 0: no
+// constraint), or a row with `by_rows`. Stops when the gradient's norm is at most `tolerance`.
 struct SparsePlan {
   static constexpr const char* kName = "sparse_plan";
   GroupShape shape;
