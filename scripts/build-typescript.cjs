@@ -24,7 +24,12 @@ for (const args of [
   if (result.status !== 0) process.exit(result.status ?? 1)
 }
 for (const format of ['esm', 'cjs']) {
-  for (const name of ['package-root.cjs', 'package-root.d.cts']) {
+  for (const name of [
+    'package-root.cjs',
+    'package-root.d.cts',
+    'data/batch-worker-file.cjs',
+    'data/batch-worker-file.d.cts',
+  ]) {
     fs.copyFileSync(path.join(root, 'lib', name), path.join(root, 'dist', format, name))
   }
 }

@@ -1,0 +1,3 @@
+/** The absolute path of the loader's worker. */
+declare const batchWorkerFile: string
+export = batchWorkerFile
