@@ -38,6 +38,14 @@ else()
   endif()
 endif()
 
+set(toolkit_version 0)
+if(nvcc)
+  execute_process(COMMAND ${nvcc} --version OUTPUT_VARIABLE nvcc_version)
+  if(nvcc_version MATCHES "release ([0-9]+)\\.([0-9]+)")
+    math(EXPR toolkit_version "${CMAKE_MATCH_1} * 1000 + ${CMAKE_MATCH_2} * 10")
+  endif()
+endif()
+
 set(fatbin_list "")
 set(fatbin_files "")
 if(nvcc AND cuda_sources)
@@ -92,7 +100,7 @@ elseif(nvcc)
 endif()
 
 file(CONFIGURE OUTPUT fatbins/fatbin_list.h @ONLY
-  CONTENT "#define SOFTMOE_FATBIN_LIST(X)@fatbin_list@\n")
+  CONTENT "#define SOFTMOE_CUDA_TOOLKIT_VERSION @toolkit_version@\n#define SOFTMOE_FATBIN_LIST(X)@fatbin_list@\n")
 set_source_files_properties(native/cuda/fatbin.c PROPERTIES
   OBJECT_DEPENDS "${fatbin_files}"
   COMPILE_DEFINITIONS "SOFTMOE_FATBIN_LIST_FILE=\"${CMAKE_CURRENT_BINARY_DIR}/fatbins/fatbin_list.h\"")

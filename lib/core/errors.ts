@@ -19,6 +19,7 @@
  * | `ERR_CHECKPOINT_MISMATCH` | a checkpoint does not fit the model |
  * | `ERR_NO_DEVICE` | the device that was asked for is not usable here |
  * | `ERR_DRIVER` | the GPU driver reported a failure |
+ * | `ERR_NO_KERNEL_IMAGE` | this build holds no kernels that the GPU can run |
  * | `ERR_LAUNCH` | a kernel could not be launched or faulted |
  * | `ERR_NATIVE_LOAD` | the native addon could not be loaded |
  * | `ERR_ABORTED` | an `AbortSignal` or an interrupt stopped the work |
@@ -42,6 +43,7 @@ export type ErrorCode =
   | 'ERR_CHECKPOINT_MISMATCH'
   | 'ERR_NO_DEVICE'
   | 'ERR_DRIVER'
+  | 'ERR_NO_KERNEL_IMAGE'
   | 'ERR_LAUNCH'
   | 'ERR_NATIVE_LOAD'
   | 'ERR_ABORTED'

@@ -5,6 +5,7 @@
 #include SOFTMOE_FATBIN_LIST_FILE
 #else
 #define SOFTMOE_FATBIN_LIST(X)
+#define SOFTMOE_CUDA_TOOLKIT_VERSION 0
 #endif
 
 #ifdef __APPLE__
@@ -28,3 +29,5 @@ SOFTMOE_FATBIN_LIST(EMBED)
 
 #define ENTRY(symbol, name, file) {name, softmoe_fatbin_##symbol, softmoe_fatbin_##symbol##_end},
 const struct SoftmoeFatbin softmoe_fatbins[] = {SOFTMOE_FATBIN_LIST(ENTRY){0, 0, 0}};
+
+const int softmoe_cuda_toolkit_version = SOFTMOE_CUDA_TOOLKIT_VERSION;

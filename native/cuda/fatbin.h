@@ -14,6 +14,10 @@ struct SoftmoeFatbin {
 
 extern const struct SoftmoeFatbin softmoe_fatbins[];
 
+// Version of the toolkit that made them, as cuDriverGetVersion counts: 1000 * major + 10 * minor; 0 without
+// nvcc.
+extern const int softmoe_cuda_toolkit_version;
+
 #ifdef __cplusplus
 }
 #endif

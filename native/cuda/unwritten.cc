@@ -1,0 +1,73 @@
+// Operations that have no CUDA kernel in this build. A name leaves the list when its kernel is written.
+#include <string>
+
+#include "core/error.h"
+#include "cuda/cuda_kernels.h"
+
+#define SOFTMOE_UNWRITTEN_KERNELS(X) \
+  X(Fill)                            \
+  X(Cast)                            \
+  X(Add)                             \
+  X(Multiply)                        \
+  X(Scale)                           \
+  X(StridedCopy)                     \
+  X(SumMiddle)                       \
+  X(BroadcastMiddle)                 \
+  X(Activate)                        \
+  X(ActivateBackward)                \
+  X(Dropout)                         \
+  X(RandomFill)                      \
+  X(Transpose)                       \
+  X(Patchify)                        \
+  X(CountNonFinite)                  \
+  X(MatMul)                          \
+  X(LinearForward)                   \
+  X(LinearBackwardInput)             \
+  X(LinearBackwardWeight)            \
+  X(ExpertsForward)                  \
+  X(ExpertsBackward)                 \
+  X(LayerNormForward)                \
+  X(LayerNormBackward)               \
+  X(L2NormalizeForward)              \
+  X(L2NormalizeBackward)             \
+  X(SoftmaxForward)                  \
+  X(SoftmaxBackward)                 \
+  X(AttentionForward)                \
+  X(AttentionBackward)               \
+  X(CrossEntropyForward)             \
+  X(CrossEntropyBackward)            \
+  X(ArgMax)                          \
+  X(AdamWStep)                       \
+  X(SgdStep)                         \
+  X(GlobalNorm)                      \
+  X(SoftLogitsForward)               \
+  X(TokensToSlots)                   \
+  X(SlotsToTokens)                   \
+  X(SoftWeights)                     \
+  X(SoftLogitsGradient)              \
+  X(SoftLogitsBackward)              \
+  X(TokensChoice)                    \
+  X(ExpertsChoice)                   \
+  X(RowsFromTokensChoice)            \
+  X(RowsFromExpertsChoice)           \
+  X(GatherGates)                     \
+  X(GatherGatesBackward)             \
+  X(NormalizeSelected)               \
+  X(NormalizeSelectedBackward)       \
+  X(CombineRows)                     \
+  X(CombineRowsBackward)             \
+  X(RouterLossForward)               \
+  X(RouterLossBackward)              \
+  X(SinkhornPlan)                    \
+  X(SinkhornPlanBackward)            \
+  X(SparsePlan)
+
+namespace softmoe::cuda {
+
+#define SOFTMOE_DEFINE_UNWRITTEN(kernel)                                                        \
+  void CudaKernels::run(const kernel&) {                                                        \
+    throw Error("ERR_INTERNAL", std::string(kernel::kName) + ": no CUDA kernel in this build"); \
+  }
+SOFTMOE_UNWRITTEN_KERNELS(SOFTMOE_DEFINE_UNWRITTEN)
+
+}  // namespace softmoe::cuda
