@@ -238,6 +238,22 @@ describe('Soft MoE identities', () => {
     }
   })
 
+  it('takes a batch of none', () => {
+    const random = randomSource(14)
+    const weights = {
+      phi: random.array([3, 2, 2]),
+      scale: 1,
+      w1: random.array([2, 3, 4]),
+      b1: random.array([2, 4]),
+      w2: random.array([2, 4, 3]),
+      b2: random.array([2, 3]),
+    }
+    expect(softMoE(zeros(0, 5, 3), weights).y.shape).toEqual([0, 5, 3])
+    const { dx, dw1 } = softMoEBackward(zeros(0, 5, 3), weights, zeros(0, 5, 3))
+    expect(dx.shape).toEqual([0, 5, 3])
+    expect(dw1).toEqual(zeros(2, 3, 4))
+  })
+
   it('is token-wise f_expert(x) in identity mode with as many slots as tokens', () => {
     const random = randomSource(13)
     const weights = {

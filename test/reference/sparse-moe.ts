@@ -167,7 +167,7 @@ function forwardParts(x: Ref, weights: SparseMoEWeights, options: SparseMoEOptio
 export interface SparseMoEResult {
   /** [G, S, o] */
   readonly y: Ref
-  /** Mean over the groups of the weighted auxiliary losses. */
+  /** Mean over the groups of the weighted auxiliary losses; 0 without groups. */
   readonly auxiliaryLoss: number
   readonly groups: readonly GroupRouting[]
 }
@@ -184,7 +184,7 @@ export function sparseMoE(x: Ref, weights: SparseMoEWeights, options: SparseMoEO
     for (let o = 0; o < width; o++)
       y.data[(group * tokens + token) * width + o] += gate * outputs.data[r * width + o]
   })
-  const auxiliaryLoss = groups.reduce((sum, group) => sum + group.auxiliaryLoss, 0) / groupCount
+  const auxiliaryLoss = groups.reduce((sum, group) => sum + group.auxiliaryLoss / groupCount, 0)
   return { y, auxiliaryLoss, groups }
 }
 

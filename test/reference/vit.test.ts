@@ -40,7 +40,7 @@ describe.each(MODEL_GOLDENS)('the reference ViT on %s', (name) => {
       const actual = result.gradients.get(path)?.data ?? []
       const negligible = gradient.data.every((g) => Math.abs(g) < 1e-15)
       if (negligible) expect(Math.max(...Array.from(actual, Math.abs)), path).toBeLessThan(1e-14)
-      else expect(worstError(actual, gradient.data), path).toBeLessThan(1e-9)
+      else expect(worstError(actual, gradient.data), path).toBeLessThan(1e-12)
     }
   })
 })
