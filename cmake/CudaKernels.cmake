@@ -16,7 +16,7 @@ set(nvcc "")
 if(SOFTMOE_CUDA STREQUAL "OFF")
   message(STATUS "softmoe: SOFTMOE_CUDA=OFF, building the CPU backend only")
 else()
-  find_program(SOFTMOE_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_PATH ENV CUDA_HOME PATH_SUFFIXES bin
+  find_program(SOFTMOE_NVCC nvcc HINTS ENV CUDA_PATH ENV CUDA_HOME PATH_SUFFIXES bin
     PATHS /usr/local/cuda/bin /opt/cuda/bin)
   if(DEFINED ENV{CUDACXX})
     set(nvcc "$ENV{CUDACXX}")
@@ -98,6 +98,10 @@ if(nvcc AND cuda_sources)
 elseif(nvcc)
   message(STATUS "softmoe: no CUDA kernels in native/cuda/kernels")
 endif()
+
+# A target of their own, so that they need not wait for the CPU kernels.
+add_custom_target(softmoe_fatbins DEPENDS ${fatbin_files})
+add_dependencies(softmoe softmoe_fatbins)
 
 file(CONFIGURE OUTPUT fatbins/fatbin_list.h @ONLY
   CONTENT "#define SOFTMOE_CUDA_TOOLKIT_VERSION @toolkit_version@\n#define SOFTMOE_FATBIN_LIST(X)@fatbin_list@\n")
