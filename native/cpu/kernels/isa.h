@@ -4,6 +4,13 @@
 // out of line for a type that other files use too.
 // GCC defines __AVX2__ and its like inside the region, Clang does not: test SOFTMOE_ISA_AVX2 and its like.
 
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #if defined(SOFTMOE_ISA_AVX2)
 #define SOFTMOE_TARGET "avx2,fma,f16c,bmi,bmi2"
 #elif defined(SOFTMOE_ISA_AVX512)

@@ -126,6 +126,38 @@ inline Vec sqrt(Vec v) {
   return v;
 }
 
+template <int kDistance, std::size_t... kLane>
+inline void exchange_lanes(UintVec& a, UintVec& b, std::index_sequence<kLane...>) {
+#if defined(__clang__)
+  const UintVec low = __builtin_shufflevector(a, b, ((kLane & kDistance) ? kLanes + kLane - kDistance : kLane)...);
+  const UintVec high = __builtin_shufflevector(a, b, ((kLane & kDistance) ? kLanes + kLane : kLane + kDistance)...);
+#else
+  const UintVec low = __builtin_shuffle(a, b, UintVec{((kLane & kDistance) ? kLanes + kLane - kDistance : kLane)...});
+  const UintVec high = __builtin_shuffle(a, b, UintVec{((kLane & kDistance) ? kLanes + kLane : kLane + kDistance)...});
+#endif
+  a = low;
+  b = high;
+}
+
+// Exchanges blocks of kDistance lanes between rows kDistance apart; all distances together transpose.
+template <int kDistance>
+inline void transpose_step(UintVec (&rows)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & kDistance) == 0) {
+      exchange_lanes<kDistance>(rows[i], rows[i + kDistance], std::make_index_sequence<kLanes>());
+    }
+  }
+}
+
+// Lane j of rows[i] and lane i of rows[j] change places.
+inline void transpose(UintVec (&rows)[kLanes]) {
+  transpose_step<1>(rows);
+  transpose_step<2>(rows);
+  if constexpr (kLanes > 4) transpose_step<4>(rows);
+  if constexpr (kLanes > 8) transpose_step<8>(rows);
+}
+
 // Lane 0, 1, 2 … as integers.
 inline IntVec lane_indices() {
   IntVec lanes{};

@@ -1,0 +1,91 @@
+// The loops of the matrix product: for each block of depth, B's block is packed once; then each panel of A is packed
+// and multiplied with all of it. Tiles wait in float32 scratch between blocks of depth.
+#include <type_traits>
+
+#include "cpu/kernels/cpu_kernels.h"
+#include "cpu/kernels/isa.h"
+// The order matters: what follows is code for the instruction set.
+#include "cpu/kernels/gemm.h"
+#include "cpu/kernels/gemm_microkernel.h"
+
+namespace softmoe::cpu::SOFTMOE_ISA {
+
+template <class Format>
+void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b, Epilogue& epilogue,
+                    const Block& block, std::int64_t depth, Arena& arena) {
+  using Element = typename Format::Element;
+  constexpr std::int64_t kStep = std::int64_t{kDepthBlock} * Format::kPerElement;
+  constexpr int kTile = Format::kRows * kTileColumns;
+  const std::int64_t columns = block.column_end - block.column_begin;
+  const std::int64_t column_panels = ceil_div(columns, kTileColumns);
+  const std::int64_t row_panels = ceil_div(block.row_end - block.row_begin, Format::kRows);
+  const bool one_pass = depth <= kStep;
+  const bool packs_columns = a.packs_columns();
+
+  const Arena::Frame frame(arena);
+  // A packed vector may reach past the last element that counts.
+  const std::int64_t longest =
+      round_up(ceil_div(smaller(depth, kStep), Format::kPerElement), Format::kDepthUnit);
+  const std::int64_t panel_size = longest * kTileColumns;
+  Element* right = arena.take<Element>(column_panels * panel_size);
+  Element* left = arena.take<Element>(Format::kRows * kPanelStride + kLanes);
+  float* tiles = arena.take<float>(one_pass ? kTile : row_panels * column_panels * kTile);
+
+  std::int64_t k = 0;
+  do {
+    const int steps = static_cast<int>(smaller(depth - k, kStep));
+    const int elements = static_cast<int>(round_up(ceil_div(steps, Format::kPerElement), Format::kDepthUnit));
+    const bool last = k + steps == depth;
+    b.pack(right, panel_size, block.column_begin, columns, k, steps);
+    float* tile = tiles;
+    for (std::int64_t row = block.row_begin; row < block.row_end; row += Format::kRows) {
+      const int rows = static_cast<int>(smaller<std::int64_t>(block.row_end - row, Format::kRows));
+      a.pack(left, row, rows, k, steps);
+      for (std::int64_t panel = 0; panel < column_panels; ++panel) {
+        multiply_tile<Format>(rows, packs_columns, elements, left, right + panel * panel_size, tile, k > 0);
+        if (last) {
+          const std::int64_t column = block.column_begin + panel * kTileColumns;
+          epilogue.apply(tile, row, rows, column,
+                         static_cast<int>(smaller<std::int64_t>(block.column_end - column, kTileColumns)));
+        }
+        if (!one_pass) tile += kTile;
+      }
+    }
+    k += steps;
+  } while (k < depth);
+}
+
+template void multiply_block(const LeftOperand<Float32Format>&, const RightOperand<Float32Format>&, Epilogue&,
+                             const Block&, std::int64_t, Arena&);
+#ifdef SOFTMOE_BFLOAT16_PRODUCTS
+template void multiply_block(const LeftOperand<BFloat16Format>&, const RightOperand<BFloat16Format>&, Epilogue&,
+                             const Block&, std::int64_t, Arena&);
+#endif
+
+// Blocks as large as the caches bear, but enough of them that every thread has several.
+BlockSizes choose_blocks(std::int64_t items, std::int64_t rows, std::int64_t columns, int threads) {
+  // A block of B (kDepthBlock x 256 x 4 bytes = 384 KiB) lies in the L2 cache. B is packed once for 1,008 rows.
+  BlockSizes size{smaller<std::int64_t>(rows, 1008),
+                  smaller<std::int64_t>(round_up(columns, kTileColumns), 256 / kTileColumns * kTileColumns)};
+  const std::int64_t wanted = threads == 1 ? 1 : 4 * threads;
+  for (;;) {
+    const std::int64_t blocks = items * ceil_div(rows, size.rows) * ceil_div(columns, size.columns);
+    if (blocks >= wanted) break;
+    if (size.rows >= 2 * size.columns && size.rows > 4 * kTileRows) {
+      size.rows = round_up(ceil_div(size.rows, 2), kTileRows);
+    } else if (size.columns > 2 * kTileColumns) {
+      size.columns = round_up(ceil_div(size.columns, 2), kTileColumns);
+    } else if (size.rows > 2 * kTileRows) {
+      size.rows = round_up(ceil_div(size.rows, 2), kTileRows);
+    } else if (size.columns > kTileColumns) {
+      size.columns = kTileColumns;
+    } else {
+      break;
+    }
+  }
+  return size;
+}
+
+}  // namespace softmoe::cpu::SOFTMOE_ISA
+
+#include "cpu/kernels/isa_end.h"

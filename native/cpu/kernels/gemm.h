@@ -1,0 +1,152 @@
+// The one matrix product of the CPU backend: C[i, j] = sum over k of A[i, k] B[k, j], in float32 accumulators.
+//
+// A and B are packed panel by panel by operands (gemm_operands.h), which is where transposition, conversion, gathering
+// and weights made on the fly happen; a finished tile of C goes to an epilogue, which is where bias, activation,
+// scaling and storing happen. Each element of C is one chain of multiply-adds over ascending k, whatever the block, the
+// number of rows or of threads, so its bits depend on its row of A and its column of B alone.
+#pragma once
+
+#include "core/dtype.h"
+#include "cpu/kernels/simd.h"
+#include "cpu/scratch.h"
+#include "cpu/thread_pool.h"
+
+namespace softmoe::cpu::SOFTMOE_ISA {
+
+// Registers decide the tile: accumulators kRows x kTileVectors, kTileVectors of B and one or two of A.
+//   AVX-512 (32 registers): 14 x 2 + 2 + 2      AVX2, SSE4 (16): 6 x 2 + 2 + 2      NEON (32): 8 x 3 + 3 + 1
+#if defined(SOFTMOE_WIDE_VECTORS)
+constexpr int kTileRows = 14, kTileVectors = 2;
+#elif defined(SOFTMOE_ISA_NEON)
+constexpr int kTileRows = 8, kTileVectors = 3;
+#else
+constexpr int kTileRows = 6, kTileVectors = 2;
+#endif
+constexpr int kTileColumns = kTileVectors * kLanes;
+
+// Elements of depth packed at a time. A panel of A (kTileRows x 384 x 4 bytes = 21 KiB with AVX-512) stays in the L1
+// cache while panels of B stream from L2.
+constexpr int kDepthBlock = 384;
+// Distance of rows in a packed panel of A. Not a multiple of 4096 bytes, so that rows fall in different cache sets.
+constexpr int kPanelStride = kDepthBlock + 16;
+
+// What the microkernel multiplies: float32 …
+struct Float32Format {
+  using Element = float;
+  static constexpr int kPerElement = 1;  // steps of k in an element
+  static constexpr int kRows = kTileRows;
+  static constexpr int kDepthUnit = 1;  // packed depth is a multiple of this
+};
+
+// … or pairs of bfloat16 (k, k + 1), for sets with such an instruction.
+#if defined(SOFTMOE_ISA_AVX512BF16) || defined(SOFTMOE_ISA_AMX)
+#define SOFTMOE_BFLOAT16_PRODUCTS 1
+struct BFloat16Format {
+  using Element = std::uint32_t;
+  static constexpr int kPerElement = 2;
+#if defined(SOFTMOE_ISA_AMX)
+  static constexpr int kRows = 32;
+  static constexpr int kDepthUnit = 16;
+#else
+  static constexpr int kRows = kTileRows;
+  static constexpr int kDepthUnit = 1;
+#endif
+};
+// The format for operands stored as T.
+template <class T>
+using FormatOf = std::conditional_t<sizeof(T) == 2, BFloat16Format, Float32Format>;
+#else
+template <class T>
+using FormatOf = Float32Format;
+#endif
+
+template <class Format>
+class LeftOperand {
+ public:
+  // True: panel[k][kRows]; false: panel[row][kPanelStride].
+  virtual bool packs_columns() const = 0;
+  // Packs rows [row, row + rows), rows <= kRows, and steps [k, k + depth) of A.
+  virtual void pack(typename Format::Element* panel, std::int64_t row, int rows, std::int64_t k, int depth) const = 0;
+
+ protected:
+  ~LeftOperand() = default;
+};
+
+template <class Format>
+class RightOperand {
+ public:
+  // Packs columns [column, column + columns) and steps [k, k + depth) of B into panels [depth][kTileColumns], zeros
+  // beyond the last column; `panel_size` elements from panel to panel.
+  virtual void pack(typename Format::Element* panels, std::int64_t panel_size, std::int64_t column,
+                    std::int64_t columns, std::int64_t k, int depth) const = 0;
+
+ protected:
+  ~RightOperand() = default;
+};
+
+class Epilogue {
+ public:
+  // tile[r * kTileColumns + c] is C[row + r, column + c].
+  virtual void apply(float* tile, std::int64_t row, int rows, std::int64_t column, int columns) = 0;
+
+ protected:
+  ~Epilogue() = default;
+};
+
+// An epilogue that takes the tile vector by vector: body(row, column, values, count), count <= kLanes.
+template <class Body>
+class VectorEpilogue final : public Epilogue {
+ public:
+  explicit VectorEpilogue(const Body& body) : body_(body) {}
+  void apply(float* tile, std::int64_t row, int rows, std::int64_t column, int columns) override {
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < columns; c += kLanes) {
+        body_(row + r, column + c, load(tile + r * kTileColumns + c),
+              static_cast<std::int64_t>(smaller(columns - c, kLanes)));
+      }
+    }
+  }
+
+ private:
+  const Body& body_;
+};
+
+struct Block {
+  std::int64_t row_begin = 0, row_end = 0, column_begin = 0, column_end = 0;
+};
+
+// One block of C on this thread.
+template <class Format>
+void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b, Epilogue& epilogue,
+                    const Block& block, std::int64_t depth, Arena& arena);
+
+extern template void multiply_block(const LeftOperand<Float32Format>&, const RightOperand<Float32Format>&, Epilogue&,
+                                    const Block&, std::int64_t, Arena&);
+#ifdef SOFTMOE_BFLOAT16_PRODUCTS
+extern template void multiply_block(const LeftOperand<BFloat16Format>&, const RightOperand<BFloat16Format>&,
+                                    Epilogue&, const Block&, std::int64_t, Arena&);
+#endif
+
+// How the C of each of `items` products is cut into tasks.
+struct BlockSizes {
+  std::int64_t rows = 0, columns = 0;
+};
+BlockSizes choose_blocks(std::int64_t items, std::int64_t rows, std::int64_t columns, int threads);
+
+// Calls body(item, block, worker) for all blocks of `items` products of rows x columns.
+template <class Body>
+void for_each_block(ThreadPool& pool, std::int64_t items, std::int64_t rows, std::int64_t columns, const Body& body) {
+  if (rows == 0 || columns == 0) return;
+  const BlockSizes size = choose_blocks(items, rows, columns, pool.threads());
+  const std::int64_t row_blocks = ceil_div(rows, size.rows), column_blocks = ceil_div(columns, size.columns);
+  pool.parallel_for(items * column_blocks * row_blocks, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int64_t row = task % row_blocks * size.rows;
+      const std::int64_t column = task / row_blocks % column_blocks * size.columns;
+      body(task / row_blocks / column_blocks,
+           Block{row, smaller(row + size.rows, rows), column, smaller(column + size.columns, columns)}, worker);
+    }
+  });
+}
+
+}  // namespace softmoe::cpu::SOFTMOE_ISA

@@ -1,0 +1,237 @@
+// Operands of the matrix product. A source is a matrix whose elements are contiguous along one axis: line(i) gives
+// the i-th row along that axis, which loads vectors of float32. Four packings turn sources into operands.
+#pragma once
+
+#include "cpu/kernels/gemm.h"
+
+namespace softmoe::cpu::SOFTMOE_ISA {
+
+// --- sources -------------------------------------------------------------------------------------------------
+
+// A line in memory. Lines made on the fly have the same load functions and kStored = false.
+template <class T>
+struct StoredLine {
+  static constexpr bool kStored = true;
+  using Type = T;
+  const T* data;
+  Vec load(std::int64_t i) const { return SOFTMOE_ISA::load(data + i); }
+  Vec load_partial(std::int64_t i, std::int64_t count) const {
+    return SOFTMOE_ISA::load_partial(data + i, count);
+  }
+};
+
+// Line i begins at data + i * stride.
+template <class T>
+struct Dense {
+  const T* data;
+  std::int64_t stride;
+  StoredLine<T> line(std::int64_t i) const { return {data + i * stride}; }
+};
+
+// Line i is line index[i] of a dense matrix; line i itself where `index` is null.
+template <class T>
+struct Gathered {
+  const T* data;
+  std::int64_t stride;
+  const std::int32_t* index;
+  StoredLine<T> line(std::int64_t i) const { return {data + (index ? index[i] : i) * stride}; }
+};
+
+template <class Line>
+inline Vec load_line(const Line& line, std::int64_t i, std::int64_t count) {
+  return count >= kLanes ? line.load(i) : line.load_partial(i, count);
+}
+
+// --- vectors of elements of a format ---------------------------------------------------------------------------
+
+#ifdef SOFTMOE_BFLOAT16_PRODUCTS
+inline UintVec low_halves(Vec v) { return __builtin_convertvector(narrow(v), UintVec); }
+
+template <class Line>
+inline UintVec load_halves(const Line& line, std::int64_t i, std::int64_t count) {
+  if constexpr (Line::kStored) {
+    if constexpr (sizeof(typename Line::Type) == 2) {
+      if (count >= kLanes) {
+        return __builtin_convertvector(*reinterpret_cast<const LooseHalfVec*>(line.data + i), UintVec);
+      }
+    }
+  }
+  return low_halves(load_line(line, i, count));
+}
+
+// 2 * kLanes consecutive elements of a line as bfloat16, zeros beyond `count`.
+template <class Line>
+inline UintVec load_pairs(const Line& line, std::int64_t i, std::int64_t count) {
+  if constexpr (Line::kStored) {
+    if constexpr (sizeof(typename Line::Type) == 2) {
+      if (count >= 2 * kLanes) return *reinterpret_cast<const LooseUintVec*>(line.data + i);
+    }
+  }
+  alignas(64) BFloat16 halves[2 * kLanes] = {};
+  store(halves, load_line(line, i, count));
+  if (count > kLanes) store(halves + kLanes, load_line(line, i + kLanes, count - kLanes));
+  return *reinterpret_cast<const LooseUintVec*>(halves);
+}
+#endif
+
+// Elements k … of one line along k: kLanes elements of the format, zeros beyond `count` steps.
+template <class Format, class Line>
+inline UintVec load_along_depth(const Line& line, std::int64_t k, std::int64_t count) {
+  if constexpr (Format::kPerElement == 1) {
+    return bits_of(load_line(line, k, count));
+  } else {
+    return load_pairs(line, k, count);
+  }
+}
+
+// kLanes neighbours at step k (and k + 1): from the lines of those steps.
+template <class Format, class Source>
+inline UintVec load_across_depth(const Source& source, std::int64_t k, bool pair_is_whole, std::int64_t i,
+                                 std::int64_t count) {
+  if constexpr (Format::kPerElement == 1) {
+    return bits_of(load_line(source.line(k), i, count));
+  } else {
+    const UintVec low = load_halves(source.line(k), i, count);
+    return pair_is_whole ? low | (load_halves(source.line(k + 1), i, count) << 16) : low;
+  }
+}
+
+template <class Element>
+inline void store_elements(Element* p, UintVec v) {
+  *reinterpret_cast<LooseUintVec*>(p) = v;
+}
+
+template <class Format>
+constexpr int elements_of_depth(std::int64_t depth) {
+  return static_cast<int>(round_up(ceil_div(depth, Format::kPerElement), Format::kDepthUnit));
+}
+
+// --- operands ------------------------------------------------------------------------------------------------
+
+// A whose rows are lines (contiguous along k).
+template <class Format, class Source>
+class LeftRows final : public LeftOperand<Format> {
+ public:
+  using Element = typename Format::Element;
+  explicit LeftRows(const Source& source) : source_(source) {}
+  bool packs_columns() const override { return false; }
+  void pack(Element* panel, std::int64_t row, int rows, std::int64_t k, int depth) const override {
+    const int elements = elements_of_depth<Format>(depth);
+    for (int r = 0; r < rows; ++r) {
+      const auto line = source_.line(row + r);
+      for (int e = 0; e < elements; e += kLanes) {
+        const int step = e * Format::kPerElement;
+        store_elements(panel + r * kPanelStride + e, load_along_depth<Format>(line, k + step, depth - step));
+      }
+    }
+  }
+
+ private:
+  Source source_;
+};
+
+// A whose columns are lines (contiguous along the rows): the transpose of a stored matrix.
+template <class Format, class Source>
+class LeftColumns final : public LeftOperand<Format> {
+ public:
+  using Element = typename Format::Element;
+  // `rows`: of A, so that no line is read beyond its end.
+  LeftColumns(const Source& source, std::int64_t rows) : source_(source), rows_(rows) {}
+  bool packs_columns() const override { return Format::kDepthUnit == 1; }
+  void pack(Element* panel, std::int64_t row, int rows, std::int64_t k, int depth) const override {
+    const int elements = elements_of_depth<Format>(depth);
+    if constexpr (Format::kDepthUnit == 1) {
+      // The last vector of a step may reach into the next one, which is written after it.
+      for (int e = 0; e < elements; ++e) {
+        const int step = e * Format::kPerElement;
+        for (int r = 0; r < rows; r += kLanes) {
+          store_elements(panel + e * Format::kRows + r,
+                         load_across_depth<Format>(source_, k + step, step + 1 < depth, row + r, rows_ - row - r));
+        }
+      }
+    } else {
+      for (int e = 0; e < elements; e += kLanes) {
+        for (int r = 0; r < rows; r += kLanes) {
+          UintVec vectors[kLanes];
+          for (int i = 0; i < kLanes; ++i) {
+            const int step = (e + i) * Format::kPerElement;
+            vectors[i] = step < depth ? load_across_depth<Format>(source_, k + step, step + 1 < depth, row + r,
+                                                                  rows_ - row - r)
+                                      : UintVec{};
+          }
+          transpose(vectors);
+          for (int i = 0; i < kLanes; ++i) store_elements(panel + (r + i) * kPanelStride + e, vectors[i]);
+        }
+      }
+    }
+  }
+
+ private:
+  Source source_;
+  std::int64_t rows_;
+};
+
+// B whose rows are lines (contiguous along the columns).
+template <class Format, class Source>
+class RightRows final : public RightOperand<Format> {
+ public:
+  using Element = typename Format::Element;
+  explicit RightRows(const Source& source) : source_(source) {}
+  void pack(Element* panels, std::int64_t panel_size, std::int64_t column, std::int64_t columns, std::int64_t k,
+            int depth) const override {
+    const int elements = elements_of_depth<Format>(depth);
+    for (int e = 0; e < elements; ++e) {
+      const int step = e * Format::kPerElement;
+      Element* out = panels + e * kTileColumns;
+      for (std::int64_t c = 0; c < columns; c += kTileColumns, out += panel_size) {
+        for (int v = 0; v < kTileVectors; ++v) {
+          const std::int64_t left = columns - c - v * kLanes;
+          store_elements(out + v * kLanes,
+                         left > 0 && step < depth
+                             ? load_across_depth<Format>(source_, k + step, step + 1 < depth, column + c + v * kLanes,
+                                                         left)
+                             : UintVec{});
+        }
+      }
+    }
+  }
+
+ private:
+  Source source_;
+};
+
+// B whose columns are lines (contiguous along k): the transpose of a stored matrix.
+template <class Format, class Source>
+class RightColumns final : public RightOperand<Format> {
+ public:
+  using Element = typename Format::Element;
+  explicit RightColumns(const Source& source) : source_(source) {}
+  void pack(Element* panels, std::int64_t panel_size, std::int64_t column, std::int64_t columns, std::int64_t k,
+            int depth) const override {
+    const int elements = elements_of_depth<Format>(depth);
+    for (std::int64_t c = 0; c < columns; c += kTileColumns, panels += panel_size) {
+      for (int v = 0; v < kTileVectors; ++v) {
+        const std::int64_t first = column + c + v * kLanes;
+        const std::int64_t lines = smaller<std::int64_t>(columns - c - v * kLanes, kLanes);
+        for (int e = 0; e < elements; e += kLanes) {
+          const int step = e * Format::kPerElement;
+          UintVec vectors[kLanes];
+          for (int i = 0; i < kLanes; ++i) {
+            vectors[i] = i < lines && step < depth
+                             ? load_along_depth<Format>(source_.line(first + i), k + step, depth - step)
+                             : UintVec{};
+          }
+          transpose(vectors);
+          for (int i = 0; i < smaller(kLanes, elements - e); ++i) {
+            store_elements(panels + (e + i) * kTileColumns + v * kLanes, vectors[i]);
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  Source source_;
+};
+
+}  // namespace softmoe::cpu::SOFTMOE_ISA
