@@ -1,5 +1,5 @@
-// The loops of the matrix product: for each block of depth, B's block is packed once; then each panel of A is packed
-// and multiplied with all of it. Tiles wait in float32 scratch between blocks of depth.
+// The loops of the matrix product: for each block of depth, B's block is packed once; then each panel of A is
+// packed and multiplied with all of it. Tiles wait in float32 scratch between blocks of depth.
 #include <type_traits>
 
 #include "cpu/kernels/cpu_kernels.h"
@@ -58,13 +58,14 @@ void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b,
 template void multiply_block(const LeftOperand<Float32Format>&, const RightOperand<Float32Format>&, Epilogue&,
                              const Block&, std::int64_t, Arena&);
 #ifdef SOFTMOE_BFLOAT16_PRODUCTS
-template void multiply_block(const LeftOperand<BFloat16Format>&, const RightOperand<BFloat16Format>&, Epilogue&,
-                             const Block&, std::int64_t, Arena&);
+template void multiply_block(const LeftOperand<BFloat16Format>&, const RightOperand<BFloat16Format>&,
+                             Epilogue&, const Block&, std::int64_t, Arena&);
 #endif
 
 // Blocks as large as the caches bear, but enough of them that every thread has several.
 BlockSizes choose_blocks(std::int64_t items, std::int64_t rows, std::int64_t columns, int threads) {
-  // A block of B (kDepthBlock x 256 x 4 bytes = 384 KiB) lies in the L2 cache. B is packed once for 1,008 rows.
+  // A block of B (kDepthBlock x 256 x 4 bytes = 384 KiB) lies in the L2 cache. B is packed once for 1,008
+  // rows.
   BlockSizes size{smaller<std::int64_t>(rows, 1008),
                   smaller<std::int64_t>(round_up(columns, kTileColumns), 256 / kTileColumns * kTileColumns)};
   const std::int64_t wanted = threads == 1 ? 1 : 4 * threads;

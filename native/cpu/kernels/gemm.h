@@ -1,9 +1,11 @@
-// The one matrix product of the CPU backend: C[i, j] = sum over k of A[i, k] B[k, j], in float32 accumulators.
+// The one matrix product of the CPU backend: C[i, j] = sum over k of A[i, k] B[k, j], in float32
+// accumulators.
 //
-// A and B are packed panel by panel by operands (gemm_operands.h), which is where transposition, conversion, gathering
-// and weights made on the fly happen; a finished tile of C goes to an epilogue, which is where bias, activation,
-// scaling and storing happen. Each element of C is one chain of multiply-adds over ascending k, whatever the block, the
-// number of rows or of threads, so its bits depend on its row of A and its column of B alone.
+// A and B are packed panel by panel by operands (gemm_operands.h), which is where transposition, conversion,
+// gathering and weights made on the fly happen; a finished tile of C goes to an epilogue, which is where
+// bias, activation, scaling and storing happen. Each element of C is one chain of multiply-adds over
+// ascending k, whatever the block, the number of rows or of threads, so its bits depend on its row of A and
+// its column of B alone.
 #pragma once
 
 #include "core/dtype.h"
@@ -24,10 +26,11 @@ constexpr int kTileRows = 6, kTileVectors = 2;
 #endif
 constexpr int kTileColumns = kTileVectors * kLanes;
 
-// Elements of depth packed at a time. A panel of A (kTileRows x 384 x 4 bytes = 21 KiB with AVX-512) stays in the L1
-// cache while panels of B stream from L2.
+// Elements of depth packed at a time. A panel of A (kTileRows x 384 x 4 bytes = 21 KiB with AVX-512) stays in
+// the L1 cache while panels of B stream from L2.
 constexpr int kDepthBlock = 384;
-// Distance of rows in a packed panel of A. Not a multiple of 4096 bytes, so that rows fall in different cache sets.
+// Distance of rows in a packed panel of A. Not a multiple of 4096 bytes, so that rows fall in different cache
+// sets.
 constexpr int kPanelStride = kDepthBlock + 16;
 
 // What the microkernel multiplies: float32 …
@@ -66,7 +69,8 @@ class LeftOperand {
   // True: panel[k][kRows]; false: panel[row][kPanelStride].
   virtual bool packs_columns() const = 0;
   // Packs rows [row, row + rows), rows <= kRows, and steps [k, k + depth) of A.
-  virtual void pack(typename Format::Element* panel, std::int64_t row, int rows, std::int64_t k, int depth) const = 0;
+  virtual void pack(typename Format::Element* panel, std::int64_t row, int rows, std::int64_t k,
+                    int depth) const = 0;
 
  protected:
   ~LeftOperand() = default;
@@ -75,8 +79,8 @@ class LeftOperand {
 template <class Format>
 class RightOperand {
  public:
-  // Packs columns [column, column + columns) and steps [k, k + depth) of B into panels [depth][kTileColumns], zeros
-  // beyond the last column; `panel_size` elements from panel to panel.
+  // Packs columns [column, column + columns) and steps [k, k + depth) of B into panels [depth][kTileColumns],
+  // zeros beyond the last column; `panel_size` elements from panel to panel.
   virtual void pack(typename Format::Element* panels, std::int64_t panel_size, std::int64_t column,
                     std::int64_t columns, std::int64_t k, int depth) const = 0;
 
@@ -120,8 +124,8 @@ template <class Format>
 void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b, Epilogue& epilogue,
                     const Block& block, std::int64_t depth, Arena& arena);
 
-extern template void multiply_block(const LeftOperand<Float32Format>&, const RightOperand<Float32Format>&, Epilogue&,
-                                    const Block&, std::int64_t, Arena&);
+extern template void multiply_block(const LeftOperand<Float32Format>&, const RightOperand<Float32Format>&,
+                                    Epilogue&, const Block&, std::int64_t, Arena&);
 #ifdef SOFTMOE_BFLOAT16_PRODUCTS
 extern template void multiply_block(const LeftOperand<BFloat16Format>&, const RightOperand<BFloat16Format>&,
                                     Epilogue&, const Block&, std::int64_t, Arena&);
@@ -135,18 +139,21 @@ BlockSizes choose_blocks(std::int64_t items, std::int64_t rows, std::int64_t col
 
 // Calls body(item, block, worker) for all blocks of `items` products of rows x columns.
 template <class Body>
-void for_each_block(ThreadPool& pool, std::int64_t items, std::int64_t rows, std::int64_t columns, const Body& body) {
+void for_each_block(ThreadPool& pool, std::int64_t items, std::int64_t rows, std::int64_t columns,
+                    const Body& body) {
   if (rows == 0 || columns == 0) return;
   const BlockSizes size = choose_blocks(items, rows, columns, pool.threads());
   const std::int64_t row_blocks = ceil_div(rows, size.rows), column_blocks = ceil_div(columns, size.columns);
-  pool.parallel_for(items * column_blocks * row_blocks, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
-    for (std::int64_t task = begin; task < end; ++task) {
-      const std::int64_t row = task % row_blocks * size.rows;
-      const std::int64_t column = task / row_blocks % column_blocks * size.columns;
-      body(task / row_blocks / column_blocks,
-           Block{row, smaller(row + size.rows, rows), column, smaller(column + size.columns, columns)}, worker);
-    }
-  });
+  pool.parallel_for(
+      items * column_blocks * row_blocks, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
+        for (std::int64_t task = begin; task < end; ++task) {
+          const std::int64_t row = task % row_blocks * size.rows;
+          const std::int64_t column = task / row_blocks % column_blocks * size.columns;
+          body(task / row_blocks / column_blocks,
+               Block{row, smaller(row + size.rows, rows), column, smaller(column + size.columns, columns)},
+               worker);
+        }
+      });
 }
 
 }  // namespace softmoe::cpu::SOFTMOE_ISA

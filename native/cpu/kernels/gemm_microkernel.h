@@ -16,8 +16,8 @@ inline Vec multiply_add(Vec sum, std::uint32_t a, UintVec b) {
 #endif
 
 template <class Format, int kTileHeight, bool kColumnPanel>
-void multiply_rows(int elements, const typename Format::Element* a, const typename Format::Element* b, float* tile,
-                   bool accumulate) {
+void multiply_rows(int elements, const typename Format::Element* a, const typename Format::Element* b,
+                   float* tile, bool accumulate) {
   Vec sums[kTileHeight][kTileVectors];
 #pragma GCC unroll 32
   for (int r = 0; r < kTileHeight; ++r) {
@@ -47,7 +47,8 @@ void multiply_rows(int elements, const typename Format::Element* a, const typena
 }
 
 template <class Format>
-using TileFunction = void (*)(int, const typename Format::Element*, const typename Format::Element*, float*, bool);
+using TileFunction = void (*)(int, const typename Format::Element*, const typename Format::Element*, float*,
+                              bool);
 
 template <class Format, bool kColumnPanel>
 struct TileFunctions {

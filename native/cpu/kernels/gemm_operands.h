@@ -1,12 +1,14 @@
-// Operands of the matrix product. A source is a matrix whose elements are contiguous along one axis: line(i) gives
-// the i-th row along that axis, which loads vectors of float32. Four packings turn sources into operands.
+// Operands of the matrix product. A source is a matrix whose elements are contiguous along one axis: line(i)
+// gives the i-th row along that axis, which loads vectors of float32. Four packings turn sources into
+// operands.
 #pragma once
 
 #include "cpu/kernels/gemm.h"
 
 namespace softmoe::cpu::SOFTMOE_ISA {
 
-// --- sources -------------------------------------------------------------------------------------------------
+// --- sources
+// -------------------------------------------------------------------------------------------------
 
 // A line in memory. Lines made on the fly have the same load functions and kStored = false.
 template <class T>
@@ -42,7 +44,8 @@ inline Vec load_line(const Line& line, std::int64_t i, std::int64_t count) {
   return count >= kLanes ? line.load(i) : line.load_partial(i, count);
 }
 
-// --- vectors of elements of a format ---------------------------------------------------------------------------
+// --- vectors of elements of a format
+// ---------------------------------------------------------------------------
 
 #ifdef SOFTMOE_BFLOAT16_PRODUCTS
 inline UintVec low_halves(Vec v) { return __builtin_convertvector(narrow(v), UintVec); }
@@ -106,7 +109,8 @@ constexpr int elements_of_depth(std::int64_t depth) {
   return static_cast<int>(round_up(ceil_div(depth, Format::kPerElement), Format::kDepthUnit));
 }
 
-// --- operands ------------------------------------------------------------------------------------------------
+// --- operands
+// ------------------------------------------------------------------------------------------------
 
 // A whose rows are lines (contiguous along k).
 template <class Format, class Source>
@@ -145,8 +149,9 @@ class LeftColumns final : public LeftOperand<Format> {
       for (int e = 0; e < elements; ++e) {
         const int step = e * Format::kPerElement;
         for (int r = 0; r < rows; r += kLanes) {
-          store_elements(panel + e * Format::kRows + r,
-                         load_across_depth<Format>(source_, k + step, step + 1 < depth, row + r, rows_ - row - r));
+          store_elements(
+              panel + e * Format::kRows + r,
+              load_across_depth<Format>(source_, k + step, step + 1 < depth, row + r, rows_ - row - r));
         }
       }
     } else {
@@ -155,8 +160,8 @@ class LeftColumns final : public LeftOperand<Format> {
           UintVec vectors[kLanes];
           for (int i = 0; i < kLanes; ++i) {
             const int step = (e + i) * Format::kPerElement;
-            vectors[i] = step < depth ? load_across_depth<Format>(source_, k + step, step + 1 < depth, row + r,
-                                                                  rows_ - row - r)
+            vectors[i] = step < depth ? load_across_depth<Format>(source_, k + step, step + 1 < depth,
+                                                                  row + r, rows_ - row - r)
                                       : UintVec{};
           }
           transpose(vectors);
@@ -177,8 +182,8 @@ class RightRows final : public RightOperand<Format> {
  public:
   using Element = typename Format::Element;
   explicit RightRows(const Source& source) : source_(source) {}
-  void pack(Element* panels, std::int64_t panel_size, std::int64_t column, std::int64_t columns, std::int64_t k,
-            int depth) const override {
+  void pack(Element* panels, std::int64_t panel_size, std::int64_t column, std::int64_t columns,
+            std::int64_t k, int depth) const override {
     const int elements = elements_of_depth<Format>(depth);
     for (int e = 0; e < elements; ++e) {
       const int step = e * Format::kPerElement;
@@ -186,11 +191,10 @@ class RightRows final : public RightOperand<Format> {
       for (std::int64_t c = 0; c < columns; c += kTileColumns, out += panel_size) {
         for (int v = 0; v < kTileVectors; ++v) {
           const std::int64_t left = columns - c - v * kLanes;
-          store_elements(out + v * kLanes,
-                         left > 0 && step < depth
-                             ? load_across_depth<Format>(source_, k + step, step + 1 < depth, column + c + v * kLanes,
-                                                         left)
-                             : UintVec{});
+          store_elements(out + v * kLanes, left > 0 && step < depth ? load_across_depth<Format>(
+                                                                          source_, k + step, step + 1 < depth,
+                                                                          column + c + v * kLanes, left)
+                                                                    : UintVec{});
         }
       }
     }
@@ -206,8 +210,8 @@ class RightColumns final : public RightOperand<Format> {
  public:
   using Element = typename Format::Element;
   explicit RightColumns(const Source& source) : source_(source) {}
-  void pack(Element* panels, std::int64_t panel_size, std::int64_t column, std::int64_t columns, std::int64_t k,
-            int depth) const override {
+  void pack(Element* panels, std::int64_t panel_size, std::int64_t column, std::int64_t columns,
+            std::int64_t k, int depth) const override {
     const int elements = elements_of_depth<Format>(depth);
     for (std::int64_t c = 0; c < columns; c += kTileColumns, panels += panel_size) {
       for (int v = 0; v < kTileVectors; ++v) {

@@ -1,5 +1,5 @@
-// Dense products and linear layers: the matrix product with plain or transposed operands, and bias, activation and
-// conversion in its epilogue. 2 m n k FLOPs; nothing but the results is written.
+// Dense products and linear layers: the matrix product with plain or transposed operands, and bias,
+// activation and conversion in its epilogue. 2 m n k FLOPs; nothing but the results is written.
 #include <type_traits>
 
 #include "cpu/kernels/cpu_kernels.h"
@@ -32,7 +32,8 @@ void CpuKernels::run(const MatMul& args) {
         VectorEpilogue epilogue(finish);
         const LeftRows<Format, Dense<T>> rows({a, k});
         const LeftColumns<Format, Dense<T>> columns({a, m}, m);
-        const LeftOperand<Format>& left = args.transpose_a ? static_cast<const LeftOperand<Format>&>(columns) : rows;
+        const LeftOperand<Format>& left =
+            args.transpose_a ? static_cast<const LeftOperand<Format>&>(columns) : rows;
         const RightRows<Format, Dense<T>> right_rows({b, n});
         const RightColumns<Format, Dense<T>> right_columns({b, k});
         const RightOperand<Format>& right =

@@ -23,11 +23,6 @@ SOFTMOE_PENDING(RandomFill)
 SOFTMOE_PENDING(Transpose)
 SOFTMOE_PENDING(Patchify)
 SOFTMOE_PENDING(CountNonFinite)
-// linear
-SOFTMOE_PENDING(MatMul)
-SOFTMOE_PENDING(LinearForward)
-SOFTMOE_PENDING(LinearBackwardInput)
-SOFTMOE_PENDING(LinearBackwardWeight)
 // experts
 SOFTMOE_PENDING(ExpertsForward)
 SOFTMOE_PENDING(ExpertsBackward)

@@ -129,11 +129,15 @@ inline Vec sqrt(Vec v) {
 template <int kDistance, std::size_t... kLane>
 inline void exchange_lanes(UintVec& a, UintVec& b, std::index_sequence<kLane...>) {
 #if defined(__clang__)
-  const UintVec low = __builtin_shufflevector(a, b, ((kLane & kDistance) ? kLanes + kLane - kDistance : kLane)...);
-  const UintVec high = __builtin_shufflevector(a, b, ((kLane & kDistance) ? kLanes + kLane : kLane + kDistance)...);
+  const UintVec low =
+      __builtin_shufflevector(a, b, ((kLane & kDistance) ? kLanes + kLane - kDistance : kLane)...);
+  const UintVec high =
+      __builtin_shufflevector(a, b, ((kLane & kDistance) ? kLanes + kLane : kLane + kDistance)...);
 #else
-  const UintVec low = __builtin_shuffle(a, b, UintVec{((kLane & kDistance) ? kLanes + kLane - kDistance : kLane)...});
-  const UintVec high = __builtin_shuffle(a, b, UintVec{((kLane & kDistance) ? kLanes + kLane : kLane + kDistance)...});
+  const UintVec low =
+      __builtin_shuffle(a, b, UintVec{((kLane & kDistance) ? kLanes + kLane - kDistance : kLane)...});
+  const UintVec high =
+      __builtin_shuffle(a, b, UintVec{((kLane & kDistance) ? kLanes + kLane : kLane + kDistance)...});
 #endif
   a = low;
   b = high;
