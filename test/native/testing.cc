@@ -143,6 +143,6 @@ int main(int count, char** words) {
     }
     std::fflush(stdout);
   }
-  std::printf("%d tests, %d failed\n", run, failed);
+  std::printf("%d passed, %d failed\n", run - failed, failed);
   return failed || run == 0 ? 1 : 0;
 }
