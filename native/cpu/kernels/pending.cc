@@ -23,9 +23,6 @@ SOFTMOE_PENDING(RandomFill)
 SOFTMOE_PENDING(Transpose)
 SOFTMOE_PENDING(Patchify)
 SOFTMOE_PENDING(CountNonFinite)
-// experts
-SOFTMOE_PENDING(ExpertsForward)
-SOFTMOE_PENDING(ExpertsBackward)
 // normalization
 SOFTMOE_PENDING(LayerNormForward)
 SOFTMOE_PENDING(LayerNormBackward)
