@@ -87,6 +87,19 @@ Napi::Value download_sync(const Napi::CallbackInfo& info) {
   });
 }
 
+// describe(tensor): [dtype, ...shape].
+Napi::Value describe(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const Tensor tensor = Convert<Tensor>::from({info[0], "tensor"});
+    Napi::Array result = Napi::Array::New(info.Env());
+    result.Set(0U, name_of(tensor.dtype()));
+    for (int i = 0; i < tensor.shape().rank(); ++i) {
+      result.Set(static_cast<std::uint32_t>(i + 1), static_cast<double>(tensor.shape()[i]));
+    }
+    return result;
+  });
+}
+
 Napi::Value dispose(const Napi::CallbackInfo& info) {
   if (TensorHandle* handle = TensorHandle::unwrap(info[0])) handle->dispose(info.Env());
   return info.Env().Undefined();
@@ -163,6 +176,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("uploadTensor", upload_tensor);
   add("download", download);
   add("downloadSync", download_sync);
+  add("describe", describe);
   add("dispose", dispose);
   add("synchronize", synchronize);
   add("synchronizeSync", synchronize_sync);
