@@ -27,7 +27,12 @@ std::shared_ptr<Device> Environment::device(const std::string& kind, int index) 
   const auto key = std::make_pair(kind, index);
   const auto found = devices_.find(key);
   if (found != devices_.end()) return found->second;
-  std::shared_ptr<Device> opened = kind == "cuda" ? cuda::open_cuda_device(index) : cpu::open_cpu_device();
+  std::shared_ptr<Device> opened;
+  if (kind == "cuda") {
+    opened = cuda::CudaDevice::open(index);
+  } else {
+    opened = cpu::open_cpu_device();
+  }
   devices_.emplace(key, opened);
   return opened;
 }
