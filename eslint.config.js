@@ -18,6 +18,10 @@ export default tseslint.config(
       '@typescript-eslint/prefer-for-of': 'off',
       // Indexing typed arrays and regular expression groups that are known to be there.
       '@typescript-eslint/no-non-null-assertion': 'off',
+      // The public functions are also called from JavaScript, where the declared types promise nothing.
+      '@typescript-eslint/no-unnecessary-condition': 'off',
+      // Tensor operations read better as arrows that call a setter or a native function.
+      '@typescript-eslint/no-confusing-void-expression': ['error', { ignoreArrowShorthand: true }],
     },
   },
   {

@@ -154,7 +154,13 @@ export interface NativeAddon {
     key: RandomKey,
   ): [T, T, T, T, T]
 
-  layerNorm(x: T, scale: Optional, bias: Optional, eps: number, saveStatistics: boolean): [T, Optional, Optional]
+  layerNorm(
+    x: T,
+    scale: Optional,
+    bias: Optional,
+    eps: number,
+    saveStatistics: boolean,
+  ): [T, Optional, Optional]
   layerNormBackward(
     x: T,
     scale: Optional,

@@ -5,7 +5,8 @@ export type DType = 'float32' | 'bfloat16' | 'int32'
 export type FloatDType = 'float32' | 'bfloat16'
 
 /** What a tensor can be made from. `Uint16Array` holds raw bfloat16 bits. */
-export type TensorData = Float32Array | Float64Array | Int32Array | Uint8Array | Uint16Array | readonly number[]
+export type TensorData =
+  Float32Array | Float64Array | Int32Array | Uint8Array | Uint16Array | readonly number[]
 
 /** Widens raw bfloat16 bits to float32. */
 export function float32FromBFloat16(bits: Uint16Array): Float32Array {

@@ -57,15 +57,19 @@ export function recordOperation(
   })
 }
 
-/** Runs `fn` without recording. */
-export function noGrad<T>(fn: () => T): T {
-  const tape = recordingTape
-  recordingTape = null
+function withRecordingTape<T>(tape: Tape | null, fn: () => T): T {
+  const outer = recordingTape
+  recordingTape = tape
   try {
     return fn()
   } finally {
-    recordingTape = tape
+    recordingTape = outer
   }
+}
+
+/** Runs `fn` without recording. */
+export function noGrad<T>(fn: () => T): T {
+  return withRecordingTape(null, fn)
 }
 
 /** Whether operations are being recorded. */
@@ -156,7 +160,10 @@ export class Tape implements Collector {
   /** Records what `fn` computes. Tensors that `fn` returns outlive the tape; all others it makes do not. */
   record<T>(fn: () => T): T {
     if (this.#state !== 'new') {
-      throw new SoftMoEError('ERR_BACKWARD_TWICE', 'this tape has recorded already; use a new Tape for each step')
+      throw new SoftMoEError(
+        'ERR_BACKWARD_TWICE',
+        'this tape has recorded already; use a new Tape for each step',
+      )
     }
     if (recordingTape !== null) {
       throw new SoftMoEError(
@@ -165,17 +172,14 @@ export class Tape implements Collector {
       )
     }
     this.#state = 'recorded'
-    recordingTape = this
     let result: T
     try {
-      result = withCollector(this, fn)
+      result = withRecordingTape(this, () => withCollector(this, fn))
     } catch (error) {
       this.dispose()
       throw error
-    } finally {
-      recordingTape = null
     }
-    visitTensors(result, (tensor) => this.keep(tensor))
+    visitTensors(result, (tensor) => { this.keep(tensor); })
     return result
   }
 
@@ -248,7 +252,7 @@ export class Tape implements Collector {
         const inputGradients = node.gradient(outputGradients, wanted)
         node.inputs.forEach((input, i) => {
           const dx = inputGradients[i] ?? null
-          if (dx === null || input === null || wanted[i] !== true) return
+          if (dx === null || input === null || !wanted[i]) return
           if (detectAnomaly) requireFinite(dx, `the gradient of ${node.name} for its operand ${i + 1}`)
           pending.accumulate(input, dx)
         })
@@ -265,7 +269,9 @@ export class Tape implements Collector {
     const target = leaf.gradientTarget
     const sameShape =
       gradient.shape.length === target.shape.length && gradient.shape.every((n, i) => n === target.shape[i])
-    let deposited = sameShape ? gradient : new Tensor(native.reshape(gradient.handle, target.shape), leaf.device)
+    let deposited = sameShape
+      ? gradient
+      : new Tensor(native.reshape(gradient.handle, target.shape), leaf.device)
     if (target.grad !== null) {
       const total = new Tensor(native.add(target.grad.handle, deposited.handle, 1), leaf.device)
       target.grad.dispose()
@@ -312,7 +318,10 @@ export function customGradient(
   name: string,
   inputs: readonly Tensor[],
   forward: (inputs: readonly Tensor[]) => readonly Tensor[],
-  backward: (outputGradients: readonly (Tensor | null)[], inputs: readonly Tensor[]) => readonly (Tensor | null)[],
+  backward: (
+    outputGradients: readonly (Tensor | null)[],
+    inputs: readonly Tensor[],
+  ) => readonly (Tensor | null)[],
 ): readonly Tensor[] {
   const outputs = noGrad(() => forward(inputs))
   recordOperation(name, inputs, outputs, [], (outputGradients) => {

@@ -39,7 +39,7 @@ export function add(a: Tensor, b: Tensor, alpha = 1): Tensor {
   const y = wrap(native.add(handleOf(a), handleOf(b), alpha), a.device)
   recordOperation('add', [a, b], [y], [], (dys, [, wantsB]) => {
     const dy = only(dys)
-    return [dy, wantsB === true ? gradientOfAddend(dy, b, alpha) : null]
+    return [dy, wantsB ? gradientOfAddend(dy, b, alpha) : null]
   })
   return y
 }
@@ -62,8 +62,8 @@ export function multiply(a: Tensor, b: Tensor): Tensor {
   recordOperation('multiply', [a, b], [y], [], (dys, [wantsA, wantsB]) => {
     const dy = only(dys)
     return [
-      wantsA === true ? wrap(native.multiply(dy.handle, b.handle), a.device) : null,
-      wantsB === true ? wrap(native.multiply(dy.handle, a.handle), a.device) : null,
+      wantsA ? wrap(native.multiply(dy.handle, b.handle), a.device) : null,
+      wantsB ? wrap(native.multiply(dy.handle, a.handle), a.device) : null,
     ]
   })
   return y
@@ -77,18 +77,20 @@ export function multiply(a: Tensor, b: Tensor): Tensor {
 export function scale(x: Tensor, factor: number | Tensor): Tensor {
   if (typeof factor === 'number') {
     const y = wrap(native.scale(handleOf(x), factor, null), x.device)
-    recordOperation('scale', [x], [y], [], (dys) => [wrap(native.scale(only(dys).handle, factor, null), x.device)])
+    recordOperation('scale', [x], [y], [], (dys) => [
+      wrap(native.scale(only(dys).handle, factor, null), x.device),
+    ])
     return y
   }
   const y = wrap(native.scale(handleOf(x), 1, handleOf(factor)), x.device)
   recordOperation('scale', [x, factor], [y], [], (dys, [wantsX, wantsFactor]) => {
     const dy = only(dys)
     let dFactor: Tensor | null = null
-    if (wantsFactor === true) {
+    if (wantsFactor) {
       const products = wrap(native.multiply(dy.handle, x.handle), x.device)
       dFactor = wrap(native.reshape(native.sumAll(products.handle, 1), factor.shape), x.device)
     }
-    return [wantsX === true ? wrap(native.scale(dy.handle, 1, factor.handle), x.device) : null, dFactor]
+    return [wantsX ? wrap(native.scale(dy.handle, 1, factor.handle), x.device) : null, dFactor]
   })
   return y
 }
@@ -121,7 +123,7 @@ export function concat(parts: readonly Tensor[], axis: number): Tensor {
     return parts.map((part, i) => {
       const from = start
       start += part.shape[axis] ?? 0
-      return wanted[i] === true ? wrap(native.slice(dy.handle, axis, from, start), first.device) : null
+      return wanted[i] ? wrap(native.slice(dy.handle, axis, from, start), first.device) : null
     })
   })
   return y
@@ -134,7 +136,12 @@ export function broadcast(x: Tensor, axis: number, count: number): Tensor {
   return y
 }
 
-function reduce(name: string, x: Tensor, axis: number | undefined, factor: (extent: number) => number): Tensor {
+function reduce(
+  name: string,
+  x: Tensor,
+  axis: number | undefined,
+  factor: (extent: number) => number,
+): Tensor {
   if (axis !== undefined) {
     const extent = x.shape[axis] ?? 0
     const weight = factor(extent)
@@ -221,4 +228,3 @@ export async function hasNonFinite(x: Tensor): Promise<boolean> {
 export function argmax(x: Tensor): Tensor {
   return wrap(native.argmax(handleOf(x)), x.device)
 }
-

@@ -86,7 +86,7 @@ export function experts(
         key,
       )
       .map((handle) => wrap(handle, x.device)) as [Tensor, Tensor, Tensor, Tensor, Tensor]
-    const dx = wantsX !== true ? null : gatherGradient === undefined ? dRows : gatherGradient(dRows)
+    const dx = !wantsX ? null : gatherGradient === undefined ? dRows : gatherGradient(dRows)
     return [dx, dw1, db1, dw2, db2]
   })
   return y

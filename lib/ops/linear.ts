@@ -30,15 +30,23 @@ export function linear(x: Tensor, w: Tensor, bias?: Tensor | null, options: Line
   const { activation = 'none' } = options
   const dtype = options.dtype ?? x.dtype
   const savePre = activation !== 'none' && isRecorded(x, w, bias)
-  const [yHandle, preHandle] = native.linear(handleOf(x), handleOf(w), optionalHandle(bias), activation, savePre, dtype)
+  const [yHandle, preHandle] = native.linear(
+    handleOf(x),
+    handleOf(w),
+    optionalHandle(bias),
+    activation,
+    savePre,
+    dtype,
+  )
   const y = wrap(yHandle, x.device)
   const pre = wrapOptional(preHandle, x.device)
   recordOperation('linear', [x, w, bias], [y], [pre], (dys, [wantsX, wantsW, wantsBias]) => {
     let dy = converted(only(dys), x.dtype)
-    if (activation !== 'none') dy = wrap(native.activateBackward(saved(pre).handle, dy, activation), x.device).handle
-    const dx = wantsX === true ? wrap(native.linearBackwardInput(dy, w.handle), x.device) : null
-    if (wantsW !== true && wantsBias !== true) return [dx, null, null]
-    const [dw, dBias] = native.linearBackwardWeight(x.handle, dy, wantsBias === true)
+    if (activation !== 'none')
+      dy = wrap(native.activateBackward(saved(pre).handle, dy, activation), x.device).handle
+    const dx = wantsX ? wrap(native.linearBackwardInput(dy, w.handle), x.device) : null
+    if (!wantsW && !wantsBias) return [dx, null, null]
+    const [dw, dBias] = native.linearBackwardWeight(x.handle, dy, wantsBias)
     return [dx, wrap(dw, x.device), wrapOptional(dBias, x.device)]
   })
   return y
@@ -74,12 +82,12 @@ export function matmul(a: Tensor, b: Tensor, options: MatMulOptions = {}): Tenso
     const dy = converted(only(dys), a.dtype)
     let da: Tensor | null = null
     let db: Tensor | null = null
-    if (wantsA === true) {
+    if (wantsA) {
       da = transposeA
         ? product(b.handle, dy, transposeB, true, a)
         : product(dy, b.handle, false, !transposeB, a)
     }
-    if (wantsB === true) {
+    if (wantsB) {
       db = transposeB
         ? product(dy, a.handle, true, transposeA, b)
         : product(a.handle, dy, !transposeA, false, b)

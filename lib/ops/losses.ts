@@ -38,7 +38,10 @@ function crossEntropyOf(
 ): Tensor {
   const { labelSmoothing = 0 } = options
   const target = labelTensor(labels, logits)
-  const losses = wrap(native.crossEntropy(handleOf(logits), handleOf(target), kind, labelSmoothing), logits.device)
+  const losses = wrap(
+    native.crossEntropy(handleOf(logits), handleOf(target), kind, labelSmoothing),
+    logits.device,
+  )
   recordOperation('crossEntropy', [logits], [losses], [], (dys) => [
     wrap(
       native.crossEntropyBackward(logits.handle, target.handle, only(dys).handle, kind, labelSmoothing),
@@ -59,7 +62,11 @@ export function crossEntropy(logits: Tensor, labels: Labels, options: CrossEntro
 }
 
 /** As `crossEntropy`, with a binary cross-entropy for each class, summed over classes (Soft MoE's pre-training). */
-export function sigmoidCrossEntropy(logits: Tensor, labels: Labels, options: CrossEntropyOptions = {}): Tensor {
+export function sigmoidCrossEntropy(
+  logits: Tensor,
+  labels: Labels,
+  options: CrossEntropyOptions = {},
+): Tensor {
   return crossEntropyOf('sigmoid', logits, labels, options)
 }
 

@@ -74,7 +74,12 @@ export interface SoftLogits {
  * @param scaleFactor - float32 tensor of one element
  * @throws `ERR_SHAPE`, `ERR_DTYPE`, `ERR_INVALID_ARGUMENT`
  */
-export function softLogits(x: Tensor, phi: Tensor, scaleFactor: Tensor, options: SoftLogitsOptions): SoftLogits {
+export function softLogits(
+  x: Tensor,
+  phi: Tensor,
+  scaleFactor: Tensor,
+  options: SoftLogitsOptions,
+): SoftLogits {
   const result = computeSoftLogits(x, phi, scaleFactor, options)
   const { logits, dispatchLse, combineLse, tokenNorm, slotNorm } = result
   recordOperation(
@@ -84,7 +89,7 @@ export function softLogits(x: Tensor, phi: Tensor, scaleFactor: Tensor, options:
     [dispatchLse, combineLse, tokenNorm, slotNorm],
     (dys, [wantsX]) => {
       const [dx, dPhi, dScale] = softLogitsBackward(x, phi, scaleFactor, result, only(dys), options, null)
-      return [wantsX === true ? dx : null, dPhi, dScale]
+      return [wantsX ? dx : null, dPhi, dScale]
     },
   )
   return result
@@ -152,8 +157,8 @@ export function dispatch(plan: SoftRoutingPlan, x: Tensor): Tensor {
   recordOperation('dispatch', [x, plan.logits], [slots], [], (dys, [wantsX, wantsLogits]) => {
     const dSlots = only(dys)
     return [
-      wantsX === true ? wrap(native.slotsToTokens(operands, 'dispatch', dSlots.handle), x.device) : null,
-      wantsLogits === true && plan.dispatch === 'soft'
+      wantsX ? wrap(native.slotsToTokens(operands, 'dispatch', dSlots.handle), x.device) : null,
+      wantsLogits && plan.dispatch === 'soft'
         ? wrap(
             native.softLogitsGradient(operands, x.handle, slots.handle, dSlots.handle, null, null, null),
             x.device,
@@ -176,8 +181,8 @@ export function combine(plan: SoftRoutingPlan, slots: Tensor): Tensor {
   recordOperation('combine', [slots, plan.logits], [y], [], (dys, [wantsSlots, wantsLogits]) => {
     const dy = only(dys)
     return [
-      wantsSlots === true ? wrap(native.tokensToSlots(operands, 'combine', dy.handle), slots.device) : null,
-      wantsLogits === true && plan.combine === 'soft'
+      wantsSlots ? wrap(native.tokensToSlots(operands, 'combine', dy.handle), slots.device) : null,
+      wantsLogits && plan.combine === 'soft'
         ? wrap(
             native.softLogitsGradient(operands, null, null, null, dy.handle, y.handle, slots.handle),
             slots.device,

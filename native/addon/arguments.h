@@ -1,5 +1,5 @@
-// Converts JavaScript arguments to C++ by the parameter types of the operation, and results back. A new operation
-// needs no code here.
+// Converts JavaScript arguments to C++ by the parameter types of the operation, and results back. A new
+// operation needs no code here.
 #pragma once
 
 #include <napi.h>
@@ -31,12 +31,18 @@ struct Argument {
   }
   std::string given() const {
     switch (value.Type()) {
-      case napi_undefined: return "undefined";
-      case napi_null: return "null";
-      case napi_number: return std::to_string(value.As<Napi::Number>().DoubleValue());
-      case napi_string: return "'" + value.As<Napi::String>().Utf8Value() + "'";
-      case napi_boolean: return value.As<Napi::Boolean>().Value() ? "true" : "false";
-      default: return "of another type";
+      case napi_undefined:
+        return "undefined";
+      case napi_null:
+        return "null";
+      case napi_number:
+        return std::to_string(value.As<Napi::Number>().DoubleValue());
+      case napi_string:
+        return "'" + value.As<Napi::String>().Utf8Value() + "'";
+      case napi_boolean:
+        return value.As<Napi::Boolean>().Value() ? "true" : "false";
+      default:
+        return "of another type";
     }
   }
   Argument member(const char* key) const {
@@ -102,12 +108,13 @@ struct Convert<E, std::enable_if_t<std::is_enum_v<E>>> {
   }
 };
 
-#define SOFTMOE_ENUM_NAMES(Enum, ...)                                   \
-  template <>                                                           \
-  struct EnumNames<Enum> {                                              \
+#define SOFTMOE_ENUM_NAMES(Enum, ...)                                     \
+  template <>                                                             \
+  struct EnumNames<Enum> {                                                \
     static constexpr std::pair<const char*, Enum> kNames[] = __VA_ARGS__; \
   }
-SOFTMOE_ENUM_NAMES(DType, {{"float32", DType::kFloat32}, {"bfloat16", DType::kBFloat16}, {"int32", DType::kInt32}});
+SOFTMOE_ENUM_NAMES(DType,
+                   {{"float32", DType::kFloat32}, {"bfloat16", DType::kBFloat16}, {"int32", DType::kInt32}});
 SOFTMOE_ENUM_NAMES(Activation, {{"none", Activation::kNone},
                                 {"gelu", Activation::kGeluTanh},
                                 {"gelu-erf", Activation::kGeluErf},
@@ -136,8 +143,9 @@ struct Convert<Tensor> {
     const TensorHandle* handle = TensorHandle::unwrap(argument.value);
     if (handle == nullptr) argument.refuse("a tensor");
     if (!handle->tensor()) {
-      throw Error("ERR_DISPOSED", std::string(argument.name) +
-                                      " was disposed; keep the tensor until its last use, or return it from scope()");
+      throw Error("ERR_DISPOSED",
+                  std::string(argument.name) +
+                      " was disposed; keep the tensor until its last use, or return it from scope()");
     }
     return handle->tensor();
   }
@@ -245,8 +253,9 @@ Napi::Value guarded(Napi::Env env, const Body& body) {
   } catch (const Error& error) {
     throw Napi::Error(env, Environment::of(env).make_error(error.code(), error.what()));
   } catch (const std::bad_alloc&) {
-    throw Napi::Error(env, Environment::of(env).make_error(
-                               "ERR_OUT_OF_MEMORY", "the process has no memory left; dispose tensors you no longer need"));
+    throw Napi::Error(
+        env, Environment::of(env).make_error(
+                 "ERR_OUT_OF_MEMORY", "the process has no memory left; dispose tensors you no longer need"));
   }
 }
 
@@ -262,9 +271,10 @@ struct Call<Function> {
  private:
   template <std::size_t... I>
   static Napi::Value run(const Napi::CallbackInfo& info, std::index_sequence<I...>) {
-    static constexpr const char* kNames[] = {"argument 1",  "argument 2",  "argument 3",  "argument 4",  "argument 5",
-                                             "argument 6",  "argument 7",  "argument 8",  "argument 9",  "argument 10",
-                                             "argument 11", "argument 12", "argument 13", "argument 14"};
+    static constexpr const char* kNames[] = {"argument 1",  "argument 2",  "argument 3",  "argument 4",
+                                             "argument 5",  "argument 6",  "argument 7",  "argument 8",
+                                             "argument 9",  "argument 10", "argument 11", "argument 12",
+                                             "argument 13", "argument 14"};
     static_assert(sizeof...(Parameters) <= std::size(kNames));
     // Braced initialisation converts the arguments from left to right.
     std::tuple<std::decay_t<Parameters>...> arguments{

@@ -1,5 +1,5 @@
-// What one Node.js environment (the main thread or a worker) owns: its devices, the way back to its JavaScript
-// thread, and the constructor of SoftMoEError.
+// What one Node.js environment (the main thread or a worker) owns: its devices, the way back to its
+// JavaScript thread, and the constructor of SoftMoEError.
 #pragma once
 
 #include <napi.h>
@@ -27,8 +27,8 @@ class Environment {
   // Opened once; the same device afterwards.
   std::shared_ptr<Device> device(const std::string& kind, int index);
 
-  // A promise that `start` settles later from any thread through the completion it is given; `value` then makes
-  // the result on the JavaScript thread. The process stays alive until it is settled.
+  // A promise that `start` settles later from any thread through the completion it is given; `value` then
+  // makes the result on the JavaScript thread. The process stays alive until it is settled.
   using Value = std::function<Napi::Value(Napi::Env)>;
   Napi::Promise promise(const std::function<void(Device::Completion)>& start, Value value);
 

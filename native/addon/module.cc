@@ -39,7 +39,8 @@ Napi::Value upload_tensor(const Napi::CallbackInfo& info) {
     const std::size_t wanted = static_cast<std::size_t>(shape.count()) * size_of(dtype);
     if (source.bytes != wanted) {
       throw Error("ERR_SHAPE", "the data has " + std::to_string(source.bytes / size_of(dtype)) +
-                                   " elements, shape " + shape.text() + " wants " + std::to_string(shape.count()) +
+                                   " elements, shape " + shape.text() + " wants " +
+                                   std::to_string(shape.count()) +
                                    (source.bytes == 0 ? " (was the ArrayBuffer transferred away?)" : ""));
     }
     const Tensor tensor = Tensor::empty(device, shape, dtype);
@@ -53,9 +54,12 @@ Napi::Value typed_array(Napi::Env env, DType dtype, const std::vector<std::byte>
   if (!bytes.empty()) std::memcpy(buffer.Data(), bytes.data(), bytes.size());
   const std::size_t count = bytes.size() / size_of(dtype);
   switch (dtype) {
-    case DType::kFloat32: return Napi::Float32Array::New(env, count, buffer, 0);
-    case DType::kBFloat16: return Napi::Uint16Array::New(env, count, buffer, 0);
-    case DType::kInt32: return Napi::Int32Array::New(env, count, buffer, 0);
+    case DType::kFloat32:
+      return Napi::Float32Array::New(env, count, buffer, 0);
+    case DType::kBFloat16:
+      return Napi::Uint16Array::New(env, count, buffer, 0);
+    case DType::kInt32:
+      return Napi::Int32Array::New(env, count, buffer, 0);
   }
   return env.Undefined();
 }

@@ -1,4 +1,5 @@
-// JavaScript's hold on a tensor: an external value that the garbage collector may free, whose bytes V8 knows of.
+// JavaScript's hold on a tensor: an external value that the garbage collector may free, whose bytes V8 knows
+// of.
 #pragma once
 
 #include <napi.h>

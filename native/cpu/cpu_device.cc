@@ -93,9 +93,10 @@ class CpuDevice final : public Device {
 
 std::string CpuDevice::description() const {
   std::string sets;
-  for (const std::string& name : available_instruction_sets()) sets += (sets.empty() ? "" : ",") + quoted(name);
-  return "{\"kind\":\"cpu\",\"name\":" + quoted(processor_name()) + ",\"instructionSet\":" +
-         quoted(instruction_set_) + ",\"availableInstructionSets\":[" + sets +
+  for (const std::string& name : available_instruction_sets())
+    sets += (sets.empty() ? "" : ",") + quoted(name);
+  return "{\"kind\":\"cpu\",\"name\":" + quoted(processor_name()) +
+         ",\"instructionSet\":" + quoted(instruction_set_) + ",\"availableInstructionSets\":[" + sets +
          "],\"threads\":" + std::to_string(ThreadPool::instance().threads()) +
          ",\"memoryLimitBytes\":" + std::to_string(memory_.limit()) + "}";
 }
@@ -103,10 +104,10 @@ std::string CpuDevice::description() const {
 void CpuDevice::throw_out_of_memory(std::size_t bytes) const {
   const MemoryUsage usage = memory_usage();
   throw Error("ERR_OUT_OF_MEMORY",
-              "the CPU device has no memory for " + std::to_string(bytes) + " bytes: " + std::to_string(usage.bytes) +
-                  " bytes are in use by " + std::to_string(usage.tensors) + " tensors and " +
-                  std::to_string(usage.cached_bytes) + " are cached, of " + std::to_string(memory_.limit()) +
-                  " bytes; dispose of tensors or use a smaller batch");
+              "the CPU device has no memory for " + std::to_string(bytes) + " bytes: " +
+                  std::to_string(usage.bytes) + " bytes are in use by " + std::to_string(usage.tensors) +
+                  " tensors and " + std::to_string(usage.cached_bytes) + " are cached, of " +
+                  std::to_string(memory_.limit()) + " bytes; dispose of tensors or use a smaller batch");
 }
 
 // What `take` returns, if need be after the cache was emptied of what is idle, then of all that ends.
@@ -158,7 +159,8 @@ MemoryUsage CpuDevice::memory_usage() const {
 void CpuDevice::empty_cache() {
   memory_.trim(stream_.ended());
   if (stream_.is_closed()) return;
-  // What queued work still uses goes when the stream has passed it, and the kernels' temporary memory with it.
+  // What queued work still uses goes when the stream has passed it, and the kernels' temporary memory with
+  // it.
   stream_.submit("empty_cache", [this, passed = stream_.queued()](Kernels&) {
     memory_.trim(passed);
     stream_.scratch().free_all();
@@ -169,7 +171,8 @@ bool CpuDevice::is_idle_block(const void* target) const {
   const std::uint64_t ended = stream_.ended();
   const std::lock_guard<std::mutex> lock(mutex_);
   if (stream_.queued() == ended) return true;
-  return newest_.block.data == target && stream_.queued() == newest_.queued && newest_.block.last_use <= ended;
+  return newest_.block.data == target && stream_.queued() == newest_.queued &&
+         newest_.block.last_use <= ended;
 }
 
 void CpuDevice::upload(void* target, const void* source, std::size_t bytes) {
@@ -178,10 +181,10 @@ void CpuDevice::upload(void* target, const void* source, std::size_t bytes) {
     std::memcpy(target, source, bytes);
     return;
   }
-  MemoryCache::Block staging =
-      take_or_wait(bytes, [&] { return memory_.take(bytes, stream_.ended()); });
+  MemoryCache::Block staging = take_or_wait(bytes, [&] { return memory_.take(bytes, stream_.ended()); });
   std::memcpy(staging.data, source, bytes);
-  stream_.submit("upload", [target, bytes, staged = staging.data](Kernels&) { copy_bytes(target, staged, bytes); });
+  stream_.submit("upload",
+                 [target, bytes, staged = staging.data](Kernels&) { copy_bytes(target, staged, bytes); });
   memory_.give_back({staging.data, stream_.queued()}, bytes);
 }
 

@@ -10,7 +10,8 @@ namespace softmoe::cpu {
 std::size_t usable_memory_bytes() {
   const long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
   std::size_t bytes = SIZE_MAX;
-  if (pages > 0 && page_bytes > 0) bytes = static_cast<std::size_t>(pages) * static_cast<std::size_t>(page_bytes);
+  if (pages > 0 && page_bytes > 0)
+    bytes = static_cast<std::size_t>(pages) * static_cast<std::size_t>(page_bytes);
   // Holds "max" where there is no limit; then the extraction fails.
   std::ifstream file("/sys/fs/cgroup/memory.max");
   std::size_t limit = 0;

@@ -16,7 +16,8 @@
 
 namespace softmoe::cpu {
 
-#define SOFTMOE_DECLARE_MAKE(isa) std::unique_ptr<Kernels> make_kernels_##isa(ThreadPool& pool, Scratch& scratch);
+#define SOFTMOE_DECLARE_MAKE(isa) \
+  std::unique_ptr<Kernels> make_kernels_##isa(ThreadPool& pool, Scratch& scratch);
 SOFTMOE_DECLARE_MAKE(sse4)
 SOFTMOE_DECLARE_MAKE(avx2)
 SOFTMOE_DECLARE_MAKE(avx512)
@@ -120,8 +121,8 @@ std::string chosen_instruction_set() {
   return wanted;
 }
 
-std::unique_ptr<Kernels> make_kernels([[maybe_unused]] const std::string& name, [[maybe_unused]] ThreadPool& pool,
-                                      [[maybe_unused]] Scratch& scratch) {
+std::unique_ptr<Kernels> make_kernels([[maybe_unused]] const std::string& name,
+                                      [[maybe_unused]] ThreadPool& pool, [[maybe_unused]] Scratch& scratch) {
 #if defined(SOFTMOE_HAVE_ISA_NEON)
   if (name == "neon") return make_kernels_neon(pool, scratch);
 #endif

@@ -14,8 +14,8 @@ namespace softmoe::cpu {
 // Names of the usable sets, the best one last: sse4, avx2, avx512, avx512bf16, amx, or neon.
 const std::vector<std::string>& available_instruction_sets();
 
-// The best one, or the one that the environment variable SOFTMOE_CPU_ISA names. Throws ERR_INVALID_ARGUMENT when
-// that one is unknown or not available.
+// The best one, or the one that the environment variable SOFTMOE_CPU_ISA names. Throws ERR_INVALID_ARGUMENT
+// when that one is unknown or not available.
 std::string chosen_instruction_set();
 
 // Kernels for one of the available sets.

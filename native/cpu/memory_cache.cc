@@ -34,7 +34,8 @@ int MemoryCache::size_class(std::size_t capacity) {
 MemoryCache::~MemoryCache() { trim(UINT64_MAX); }
 
 void* MemoryCache::allocate(std::size_t capacity) {
-  // A block of at least a huge page starts at one, so that the system can back it with few page-table entries.
+  // A block of at least a huge page starts at one, so that the system can back it with few page-table
+  // entries.
   const bool huge = capacity >= kHugePage;
   const std::size_t alignment = huge ? kHugePage : kAlignment;
   void* data = std::aligned_alloc(alignment, (capacity + alignment - 1) / alignment * alignment);

@@ -1,5 +1,5 @@
-// Host memory for one stream. Blocks that come back are kept by size and handed out again at once, also while work
-// queued before still uses them: the stream does the new owner's work later.
+// Host memory for one stream. Blocks that come back are kept by size and handed out again at once, also while
+// work queued before still uses them: the stream does the new owner's work later.
 #pragma once
 
 #include <array>
@@ -27,8 +27,8 @@ class MemoryCache {
   MemoryCache(const MemoryCache&) = delete;
   MemoryCache& operator=(const MemoryCache&) = delete;
 
-  // A cached block whose last use is at most `ended` (kAnyUse: any), else a fresh one. Its data is null when the
-  // limit is reached or the system has no memory.
+  // A cached block whose last use is at most `ended` (kAnyUse: any), else a fresh one. Its data is null when
+  // the limit is reached or the system has no memory.
   static constexpr std::uint64_t kAnyUse = UINT64_MAX;
   Block take(std::size_t bytes, std::uint64_t ended = kAnyUse);
   void give_back(Block block, std::size_t bytes) noexcept;

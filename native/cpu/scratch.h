@@ -1,5 +1,6 @@
-// Temporary memory of kernels: one arena for a stream and one for each worker of its loops. Grow-only, so that a
-// step that ran once allocates nothing when it runs again. Blocks are 64-byte aligned and not initialised.
+// Temporary memory of kernels: one arena for a stream and one for each worker of its loops. Grow-only, so
+// that a step that ran once allocates nothing when it runs again. Blocks are 64-byte aligned and not
+// initialised.
 #pragma once
 
 #include <array>

@@ -25,7 +25,8 @@ void pause_core() {
 }
 
 Error closed_error() {
-  return Error("ERR_ABORTED", "the device was closed before its queued work had ended: wait for the work first");
+  return Error("ERR_ABORTED",
+               "the device was closed before its queued work had ended: wait for the work first");
 }
 
 }  // namespace
@@ -116,7 +117,8 @@ struct Stream::State {
         if (item.task) {
           if (!aborted) run_task(item);
         } else {
-          complete(item.done, aborted ? std::optional<Error>(closed_error()) : std::exchange(fault, std::nullopt));
+          complete(item.done,
+                   aborted ? std::optional<Error>(closed_error()) : std::exchange(fault, std::nullopt));
         }
         // What the closure owns is let go in order, too.
         item = Item{};
@@ -136,8 +138,8 @@ Stream::Stream(const std::string& instruction_set) : state_(std::make_shared<Sta
     thread_ = std::thread([state = state_] { state->run(); });
   } catch (const std::system_error& error) {
     pthread_sigmask(SIG_SETMASK, &previous, nullptr);
-    throw Error("ERR_WORKER", std::string("the thread of the CPU device could not be started (") + error.what() +
-                                  "): raise the limit of threads or close other devices");
+    throw Error("ERR_WORKER", std::string("the thread of the CPU device could not be started (") +
+                                  error.what() + "): raise the limit of threads or close other devices");
   }
   pthread_sigmask(SIG_SETMASK, &previous, nullptr);
   state_->thread_id.store(thread_.get_id());

@@ -31,8 +31,8 @@ class Stream {
 
   // Queues a task; a failure inside it becomes the pending fault, with `name` (a string literal).
   void submit(const char* name, Task task);
-  // Queues a call of `done` with the pending fault, which is thereby reported. Each completion is called exactly
-  // once: with ERR_ABORTED if the stream is closed before.
+  // Queues a call of `done` with the pending fault, which is thereby reported. Each completion is called
+  // exactly once: with ERR_ABORTED if the stream is closed before.
   void on_reached(Completion done);
   // Blocks until all work queued so far has ended. `wait` leaves the pending fault for others.
   void synchronize();

@@ -16,8 +16,9 @@
 namespace softmoe::cpu {
 namespace {
 
-// How often a thread looks for work before it sleeps. One look is a pause instruction and a load, 10 to 50 ns:
-// long enough to bridge the gap between the kernels of one pass, short enough to leave an idle core alone.
+// How often a thread looks for work before it sleeps. One look is a pause instruction and a load, 10 to 50
+// ns: long enough to bridge the gap between the kernels of one pass, short enough to leave an idle core
+// alone.
 constexpr int kSpins = 800;
 
 inline void pause_core() {
@@ -28,7 +29,8 @@ inline void pause_core() {
 #endif
 }
 
-// The state word, from low to high: open (1 bit), inside (12), joined (12), helpers allowed (12), loop number (27).
+// The state word, from low to high: open (1 bit), inside (12), joined (12), helpers allowed (12), loop number
+// (27).
 constexpr std::uint64_t kOpen = 1;
 constexpr std::uint64_t kOneInside = std::uint64_t{1} << 1;
 constexpr std::uint64_t kOneJoined = std::uint64_t{1} << 13;
@@ -40,7 +42,8 @@ constexpr std::uint32_t loop_number(std::uint64_t state) { return static_cast<st
 constexpr std::uint64_t open_state(std::uint32_t number, int helpers) {
   return kOpen | static_cast<std::uint64_t>(helpers) << 25 | static_cast<std::uint64_t>(number) << 37;
 }
-static_assert(ThreadPool::kMaxThreads <= static_cast<int>(kCountMask), "the counts of the state word overflow");
+static_assert(ThreadPool::kMaxThreads <= static_cast<int>(kCountMask),
+              "the counts of the state word overflow");
 
 thread_local const std::atomic<bool>* cancellation_flag = nullptr;
 // True inside a loop body: a loop started there runs on its own thread.
@@ -52,11 +55,13 @@ struct FileClose {
   void operator()(std::FILE* file) const { std::fclose(file); }
 };
 
-// Cores that the control group grants by its quota (a container started with a fraction of the machine), or 0.
+// Cores that the control group grants by its quota (a container started with a fraction of the machine), or
+// 0.
 int cores_by_quota() {
   const std::unique_ptr<std::FILE, FileClose> file(std::fopen("/sys/fs/cgroup/cpu.max", "re"));
   long long quota = 0, period = 0;
-  if (!file || std::fscanf(file.get(), "%lld %lld", &quota, &period) != 2 || quota <= 0 || period <= 0) return 0;
+  if (!file || std::fscanf(file.get(), "%lld %lld", &quota, &period) != 2 || quota <= 0 || period <= 0)
+    return 0;
   return static_cast<int>(std::clamp<long long>((quota + period - 1) / period, 1, ThreadPool::kMaxThreads));
 }
 
@@ -71,7 +76,8 @@ int default_threads() {
     }
     return static_cast<int>(threads);
   }
-  const int cores = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, ThreadPool::kMaxThreads);
+  const int cores =
+      std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, ThreadPool::kMaxThreads);
   const int quota = cores_by_quota();
   return quota ? std::min(cores, quota) : cores;
 }
@@ -172,7 +178,8 @@ void ThreadPool::run_chunks(int worker) {
 }
 
 void ThreadPool::wake(int helpers) {
-  // Both sides use sequentially consistent order: either this load sees the sleeper, or the sleeper sees the loop.
+  // Both sides use sequentially consistent order: either this load sees the sleeper, or the sleeper sees the
+  // loop.
   if (sleeping_.load() == 0) return;
   { const std::lock_guard<std::mutex> lock(sleep_mutex_); }
   if (helpers == 1) {

@@ -22,14 +22,16 @@ class ThreadPool {
   // Clamped to 1 … kMaxThreads; fewer when the system refuses more threads. Running loops are not disturbed.
   void set_threads(int threads);
 
-  // Calls body(begin, end, worker) for chunks of `grain` indices that cover [0, count); the last may be shorter.
-  // Chunks are handed out in ascending order to whoever is free; the caller takes part. `worker` is below
-  // kMaxThreads and not shared by two threads of this loop. While another stream holds the pool, the caller runs
-  // all chunks itself. The first exception of a body is thrown here after all others have ended.
-  // Where chunks begin depends on `grain` alone, so a result made chunk by chunk does not depend on the threads.
+  // Calls body(begin, end, worker) for chunks of `grain` indices that cover [0, count); the last may be
+  // shorter. Chunks are handed out in ascending order to whoever is free; the caller takes part. `worker` is
+  // below kMaxThreads and not shared by two threads of this loop. While another stream holds the pool, the
+  // caller runs all chunks itself. The first exception of a body is thrown here after all others have ended.
+  // Where chunks begin depends on `grain` alone, so a result made chunk by chunk does not depend on the
+  // threads.
   template <class Body>
   void parallel_for(std::int64_t count, std::int64_t grain, const Body& body) {
-    run(count, grain,
+    run(
+        count, grain,
         [](const void* context, std::int64_t begin, std::int64_t end, int worker) {
           (*static_cast<const Body*>(context))(begin, end, worker);
         },

@@ -13,7 +13,8 @@ void check_operands(const Check& check, const Tensor& q, const Tensor& k, const 
   check.same_dtype("k", k, "q", q);
   check.same_dtype("v", v, "q", q);
   check.rank("q", q, 4, "[batch, queries, heads, headDim]");
-  check.shape("k", k, {q.shape()[0], Check::kAny, q.shape()[2], q.shape()[3]}, "[batch, keys, heads, headDim]");
+  check.shape("k", k, {q.shape()[0], Check::kAny, q.shape()[2], q.shape()[3]},
+              "[batch, keys, heads, headDim]");
   check.same_shape("v", v, "k", k);
   check.finite("scale", scale);
   check.probability("dropoutRate", dropout_rate);
@@ -34,8 +35,9 @@ void set_extents(Args& args, const Tensor& q, const Tensor& k, double scale, dou
 
 }  // namespace
 
-std::tuple<Tensor, std::optional<Tensor>> attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale,
-                                                    double dropout_rate, const RandomKey& key, bool save_statistics) {
+std::tuple<Tensor, std::optional<Tensor>> attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                    double scale, double dropout_rate, const RandomKey& key,
+                                                    bool save_statistics) {
   const Check check("attention");
   check_operands(check, q, k, v, scale, dropout_rate);
   const Tensor o = Tensor::empty(q.device(), q.shape(), q.dtype());
@@ -55,8 +57,9 @@ std::tuple<Tensor, std::optional<Tensor>> attention(const Tensor& q, const Tenso
 }
 
 std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
-                                                      const Tensor& o, const Tensor& log_sum_exp, const Tensor& d_o,
-                                                      double scale, double dropout_rate, const RandomKey& key) {
+                                                      const Tensor& o, const Tensor& log_sum_exp,
+                                                      const Tensor& d_o, double scale, double dropout_rate,
+                                                      const RandomKey& key) {
   const Check check("attention_backward");
   check_operands(check, q, k, v, scale, dropout_rate);
   check.same_device({&q, &o, &log_sum_exp, &d_o});

@@ -28,8 +28,8 @@ void Check::same_device(std::initializer_list<const Tensor*> tensors) const {
     const Device* device = tensor->device().get();
     if (first == nullptr) first = device;
     if (device != first) {
-      fail("ERR_DEVICE", "tensors of two devices (" + first->kind() + ":" + std::to_string(first->index()) + " and " +
-                             device->kind() + ":" + std::to_string(device->index()) +
+      fail("ERR_DEVICE", "tensors of two devices (" + first->kind() + ":" + std::to_string(first->index()) +
+                             " and " + device->kind() + ":" + std::to_string(device->index()) +
                              ") in one operation; create them all on the same device");
     }
   }
@@ -44,12 +44,13 @@ void Check::shape(const char* name, const Tensor& tensor, std::initializer_list<
     ++axis;
   }
   if (!same) {
-    fail("ERR_SHAPE", std::string(name) + " has shape " + tensor.shape().text() + "; wanted " + wanted_text(wanted) +
-                          " = " + meaning);
+    fail("ERR_SHAPE", std::string(name) + " has shape " + tensor.shape().text() + "; wanted " +
+                          wanted_text(wanted) + " = " + meaning);
   }
 }
 
-void Check::same_shape(const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) const {
+void Check::same_shape(const char* name, const Tensor& tensor, const char* other_name,
+                       const Tensor& other) const {
   if (tensor.shape() != other.shape()) {
     fail("ERR_SHAPE", std::string(name) + " has shape " + tensor.shape().text() + ", but " + other_name +
                           " has shape " + other.shape().text() + "; they must be the same");
@@ -83,7 +84,8 @@ void Check::floating(const char* name, const Tensor& tensor) const {
   }
 }
 
-void Check::same_dtype(const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) const {
+void Check::same_dtype(const char* name, const Tensor& tensor, const char* other_name,
+                       const Tensor& other) const {
   if (tensor.dtype() != other.dtype()) {
     fail("ERR_DTYPE", std::string(name) + " is " + name_of(tensor.dtype()) + ", but " + other_name + " is " +
                           name_of(other.dtype()) + "; convert one of them with cast()");
@@ -99,7 +101,8 @@ void Check::finite(const char* name, double value) const {
 }
 
 void Check::probability(const char* name, double value) const {
-  that(value >= 0 && value < 1, std::string(name) + " is " + std::to_string(value) + "; wanted 0 <= " + name + " < 1");
+  that(value >= 0 && value < 1,
+       std::string(name) + " is " + std::to_string(value) + "; wanted 0 <= " + name + " < 1");
 }
 
 }  // namespace softmoe::ops

@@ -1,4 +1,5 @@
-// Checks of operands. Every message says which operand of which operation, what was given and what was wanted.
+// Checks of operands. Every message says which operand of which operation, what was given and what was
+// wanted.
 #pragma once
 
 #include <initializer_list>

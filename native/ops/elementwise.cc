@@ -43,8 +43,8 @@ Tensor full(const DevicePointer& device, const Shape& shape, DType dtype, double
   return y;
 }
 
-Tensor random(const DevicePointer& device, const Shape& shape, DType dtype, Distribution distribution, double mean,
-              double scale, const RandomKey& key) {
+Tensor random(const DevicePointer& device, const Shape& shape, DType dtype, Distribution distribution,
+              double mean, double scale, const RandomKey& key) {
   const Check check("random");
   check.that(dtype != DType::kInt32, "dtype is int32; wanted float32 or bfloat16");
   check.finite("mean", mean);
@@ -127,7 +127,8 @@ Tensor scale(const Tensor& x, double factor, const std::optional<Tensor>& device
   check.floating("x", x);
   if (device_factor) {
     check.dtype("factor", *device_factor, DType::kFloat32);
-    check.that(device_factor->count() == 1, "factor has shape " + device_factor->shape().text() + "; wanted a scalar");
+    check.that(device_factor->count() == 1,
+               "factor has shape " + device_factor->shape().text() + "; wanted a scalar");
   }
   const Tensor y = like(x);
   x.device()->launch(Scale{x.buffer(), y.buffer(), buffer(device_factor), x.count(), factor});
@@ -153,8 +154,8 @@ Tensor slice_backward(const Tensor& dy, const Shape& shape, std::int64_t axis, s
   const std::int64_t inner = shape.count_from(at + 1);
   const std::int64_t extent = dy.shape()[at];
   const Tensor dx = full(dy.device(), shape, dy.dtype(), 0);
-  dy.device()->launch(StridedCopy{dy.buffer(), offset(dx, start * inner), shape.count_before(at), extent * inner,
-                                  extent * inner, shape[at] * inner});
+  dy.device()->launch(StridedCopy{dy.buffer(), offset(dx, start * inner), shape.count_before(at),
+                                  extent * inner, extent * inner, shape[at] * inner});
   return dx;
 }
 
@@ -179,8 +180,8 @@ Tensor concat(const std::vector<Tensor>& parts, std::int64_t axis) {
   std::int64_t start = 0;
   for (const Tensor& part : parts) {
     const std::int64_t length = part.shape()[at] * inner;
-    first.device()->launch(StridedCopy{part.buffer(), offset(y, start), first.shape().count_before(at), length,
-                                       length, extent * inner});
+    first.device()->launch(StridedCopy{part.buffer(), offset(y, start), first.shape().count_before(at),
+                                       length, length, extent * inner});
     start += length;
   }
   return y;
@@ -217,8 +218,8 @@ Tensor broadcast(const Tensor& x, std::int64_t axis, std::int64_t count, double 
     if (i < x.shape().rank()) dims[rank++] = x.shape()[i];
   }
   const Tensor y = Tensor::empty(x.device(), Shape(dims, rank), x.dtype());
-  x.device()->launch(BroadcastMiddle{x.buffer(), y.buffer(), x.shape().count_before(static_cast<int>(axis)), count,
-                                     x.shape().count_from(static_cast<int>(axis)), scale});
+  x.device()->launch(BroadcastMiddle{x.buffer(), y.buffer(), x.shape().count_before(static_cast<int>(axis)),
+                                     count, x.shape().count_from(static_cast<int>(axis)), scale});
   return y;
 }
 
@@ -273,8 +274,8 @@ Tensor patchify(const Tensor& images, std::int64_t patch, DType dtype) {
   check.rank("images", images, 4, "[batch, height, width, channels]");
   const Shape& s = images.shape();
   check.that(patch > 0 && s[1] % patch == 0 && s[2] % patch == 0,
-             "patches of " + std::to_string(patch) + " pixels do not tile images of " + std::to_string(s[1]) + " x " +
-                 std::to_string(s[2]) + "; choose a patch size that divides both");
+             "patches of " + std::to_string(patch) + " pixels do not tile images of " + std::to_string(s[1]) +
+                 " x " + std::to_string(s[2]) + "; choose a patch size that divides both");
   const Tensor y =
       Tensor::empty(images.device(), {s[0], (s[1] / patch) * (s[2] / patch), patch * patch * s[3]}, dtype);
   images.device()->launch(Patchify{images.buffer(), y.buffer(), s[0], s[1], s[2], s[3], patch, false});

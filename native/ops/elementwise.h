@@ -11,8 +11,8 @@ namespace softmoe::ops {
 using DevicePointer = std::shared_ptr<Device>;
 
 Tensor full(const DevicePointer& device, const Shape& shape, DType dtype, double value);
-Tensor random(const DevicePointer& device, const Shape& shape, DType dtype, Distribution distribution, double mean,
-              double scale, const RandomKey& key);
+Tensor random(const DevicePointer& device, const Shape& shape, DType dtype, Distribution distribution,
+              double mean, double scale, const RandomKey& key);
 // Shares storage; the counts must agree.
 Tensor reshape(const Tensor& x, const Shape& shape);
 Tensor cast(const Tensor& x, DType dtype);

@@ -57,8 +57,8 @@ ExpertShapes check_experts(const Check& check, const Tensor& x, const std::optio
 std::tuple<Tensor, std::optional<Tensor>> experts(const Tensor& x, const std::optional<Tensor>& offsets,
                                                   const std::optional<Tensor>& gather, const Tensor& w1,
                                                   const Tensor& b1, const Tensor& w2, const Tensor& b2,
-                                                  Activation activation, double dropout_rate, const RandomKey& key,
-                                                  bool save_pre) {
+                                                  Activation activation, double dropout_rate,
+                                                  const RandomKey& key, bool save_pre) {
   const Check check("experts");
   const ExpertShapes shapes = check_experts(check, x, offsets, gather, w1, w2);
   check.same_device({&x, &b1, &b2});
@@ -90,14 +90,15 @@ std::tuple<Tensor, std::optional<Tensor>> experts(const Tensor& x, const std::op
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> experts_backward(
-    const Tensor& x, const std::optional<Tensor>& offsets, const std::optional<Tensor>& gather, const Tensor& w1,
-    const Tensor& w2, const Tensor& pre, const Tensor& dy, Activation activation, double dropout_rate,
-    const RandomKey& key) {
+    const Tensor& x, const std::optional<Tensor>& offsets, const std::optional<Tensor>& gather,
+    const Tensor& w1, const Tensor& w2, const Tensor& pre, const Tensor& dy, Activation activation,
+    double dropout_rate, const RandomKey& key) {
   const Check check("experts_backward");
   const ExpertShapes shapes = check_experts(check, x, offsets, gather, w1, w2);
   check.same_device({&x, &pre, &dy});
   check.same_dtype("dy", dy, "x", x);
-  check.that(dy.shape() == shapes.output, "dy has shape " + dy.shape().text() + "; wanted " + shapes.output.text());
+  check.that(dy.shape() == shapes.output,
+             "dy has shape " + dy.shape().text() + "; wanted " + shapes.output.text());
   check.that(pre.shape() == shapes.hidden,
              "pre has shape " + pre.shape().text() + "; wanted " + shapes.hidden.text());
   const std::int64_t count = shapes.rows.num_experts;

@@ -15,12 +15,12 @@ namespace softmoe::ops {
 std::tuple<Tensor, std::optional<Tensor>> experts(const Tensor& x, const std::optional<Tensor>& offsets,
                                                   const std::optional<Tensor>& gather, const Tensor& w1,
                                                   const Tensor& b1, const Tensor& w2, const Tensor& b2,
-                                                  Activation activation, double dropout_rate, const RandomKey& key,
-                                                  bool save_pre);
+                                                  Activation activation, double dropout_rate,
+                                                  const RandomKey& key, bool save_pre);
 // Returns dx (by expert row), dw1, db1, dw2, db2.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> experts_backward(
-    const Tensor& x, const std::optional<Tensor>& offsets, const std::optional<Tensor>& gather, const Tensor& w1,
-    const Tensor& w2, const Tensor& pre, const Tensor& dy, Activation activation, double dropout_rate,
-    const RandomKey& key);
+    const Tensor& x, const std::optional<Tensor>& offsets, const std::optional<Tensor>& gather,
+    const Tensor& w1, const Tensor& w2, const Tensor& pre, const Tensor& dy, Activation activation,
+    double dropout_rate, const RandomKey& key);
 
 }  // namespace softmoe::ops

@@ -14,20 +14,22 @@ Shape with_last(const Shape& shape, std::int64_t last) {
 
 }  // namespace
 
-Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, double alpha, DType dtype) {
+Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, double alpha,
+              DType dtype) {
   const Check check("matmul");
   check.same_device({&a, &b});
   check.floating("a", a);
   check.same_dtype("b", b, "a", a);
   check.min_rank("a", a, 2, "[..., m, k]");
-  check.that(dtype == DType::kFloat32 || dtype == a.dtype(), "the result is float32 or has the operands' dtype");
+  check.that(dtype == DType::kFloat32 || dtype == a.dtype(),
+             "the result is float32 or has the operands' dtype");
   check.finite("alpha", alpha);
   const int rank = a.shape().rank();
-  check.that(b.shape().rank() == rank, "a has shape " + a.shape().text() + ", b has shape " + b.shape().text() +
-                                           "; their ranks must be the same");
+  check.that(b.shape().rank() == rank, "a has shape " + a.shape().text() + ", b has shape " +
+                                           b.shape().text() + "; their ranks must be the same");
   for (int i = 0; i + 2 < rank; ++i) {
-    check.that(a.shape()[i] == b.shape()[i], "batch axes of a " + a.shape().text() + " and b " + b.shape().text() +
-                                                 " differ");
+    check.that(a.shape()[i] == b.shape()[i],
+               "batch axes of a " + a.shape().text() + " and b " + b.shape().text() + " differ");
   }
   MatMul args;
   args.batch = a.shape().count_before(rank - 2);
@@ -35,8 +37,8 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose
   args.k = a.shape()[transpose_a ? -2 : -1];
   args.n = b.shape()[transpose_b ? -2 : -1];
   const std::int64_t k = b.shape()[transpose_b ? -1 : -2];
-  check.that(args.k == k, "the inner extents " + std::to_string(args.k) + " of a " + a.shape().text() + " and " +
-                              std::to_string(k) + " of b " + b.shape().text() + " differ");
+  check.that(args.k == k, "the inner extents " + std::to_string(args.k) + " of a " + a.shape().text() +
+                              " and " + std::to_string(k) + " of b " + b.shape().text() + " differ");
   std::int64_t dims[Shape::kMaxRank];
   for (int i = 0; i + 2 < rank; ++i) dims[i] = a.shape()[i];
   dims[rank - 2] = args.m;
@@ -52,8 +54,9 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose
   return y;
 }
 
-std::tuple<Tensor, std::optional<Tensor>> linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias,
-                                                 Activation activation, bool save_pre, DType dtype) {
+std::tuple<Tensor, std::optional<Tensor>> linear(const Tensor& x, const Tensor& w,
+                                                 const std::optional<Tensor>& bias, Activation activation,
+                                                 bool save_pre, DType dtype) {
   const Check check("linear");
   check.same_device({&x, &w, pointer(bias)});
   check.floating("x", x);
@@ -104,7 +107,8 @@ Tensor linear_backward_input(const Tensor& dy, const Tensor& w) {
   return dx;
 }
 
-std::tuple<Tensor, std::optional<Tensor>> linear_backward_weight(const Tensor& x, const Tensor& dy, bool with_bias) {
+std::tuple<Tensor, std::optional<Tensor>> linear_backward_weight(const Tensor& x, const Tensor& dy,
+                                                                 bool with_bias) {
   const Check check("linear_backward_weight");
   check.same_device({&x, &dy});
   check.same_dtype("dy", dy, "x", x);

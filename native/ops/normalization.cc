@@ -17,7 +17,8 @@ void check_rows(const Check& check, const Tensor& x) {
   check.min_rank("x", x, 1, "[..., dim]");
 }
 
-void check_vector(const Check& check, const char* name, const std::optional<Tensor>& tensor, std::int64_t dim) {
+void check_vector(const Check& check, const char* name, const std::optional<Tensor>& tensor,
+                  std::int64_t dim) {
   if (!tensor) return;
   check.shape(name, *tensor, {dim}, "[dim]");
   check.dtype(name, *tensor, DType::kFloat32);
@@ -25,10 +26,9 @@ void check_vector(const Check& check, const char* name, const std::optional<Tens
 
 }  // namespace
 
-std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>> layer_norm(const Tensor& x,
-                                                                            const std::optional<Tensor>& scale,
-                                                                            const std::optional<Tensor>& bias,
-                                                                            double eps, bool save_statistics) {
+std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>> layer_norm(
+    const Tensor& x, const std::optional<Tensor>& scale, const std::optional<Tensor>& bias, double eps,
+    bool save_statistics) {
   const Check check("layer_norm");
   check.same_device({&x, pointer(scale), pointer(bias)});
   check_rows(check, x);
@@ -57,8 +57,8 @@ std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>> layer_norm(cons
 }
 
 std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>> layer_norm_backward(
-    const Tensor& x, const std::optional<Tensor>& scale, const Tensor& mean, const Tensor& rstd, const Tensor& dy,
-    bool with_bias) {
+    const Tensor& x, const std::optional<Tensor>& scale, const Tensor& mean, const Tensor& rstd,
+    const Tensor& dy, bool with_bias) {
   const Check check("layer_norm_backward");
   check.same_device({&x, pointer(scale), &mean, &rstd, &dy});
   check_rows(check, x);
@@ -103,8 +103,8 @@ Tensor l2_normalize_backward(const Tensor& x, const Tensor& inverse_norm, const 
   check.same_shape("dy", dy, "x", x);
   check.same_dtype("dy", dy, "x", x);
   const Tensor dx = like(x);
-  x.device()->launch(L2NormalizeBackward{x.buffer(), inverse_norm.buffer(), dy.buffer(), dx.buffer(), row_count(x),
-                                         x.shape()[-1]});
+  x.device()->launch(L2NormalizeBackward{x.buffer(), inverse_norm.buffer(), dy.buffer(), dx.buffer(),
+                                         row_count(x), x.shape()[-1]});
   return dx;
 }
 

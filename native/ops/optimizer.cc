@@ -48,7 +48,8 @@ std::vector<OptimizedTensor> optimized_tensors(const Check& check, const std::ve
   return tensors;
 }
 
-void check_gradient_scale(const Check& check, const std::optional<Tensor>& gradient_scale, const Tensor& value) {
+void check_gradient_scale(const Check& check, const std::optional<Tensor>& gradient_scale,
+                          const Tensor& value) {
   if (!gradient_scale) return;
   check.same_device({&*gradient_scale, &value});
   check.dtype("gradientScale", *gradient_scale, DType::kFloat32);
@@ -60,16 +61,16 @@ void check_gradient_scale(const Check& check, const std::optional<Tensor>& gradi
 void adamw_step(const std::vector<Tensor>& values, const std::vector<Tensor>& gradients,
                 const std::vector<Tensor>& first_moments, const std::vector<Tensor>& second_moments,
                 const std::vector<std::optional<Tensor>>& copies, const std::vector<double>& learning_rates,
-                const std::vector<double>& weight_decays, double beta1, double beta2, double eps, std::int64_t step,
-                const std::optional<Tensor>& gradient_scale) {
+                const std::vector<double>& weight_decays, double beta1, double beta2, double eps,
+                std::int64_t step, const std::optional<Tensor>& gradient_scale) {
   const Check check("adamw");
   check.probability("beta1", beta1);
   check.probability("beta2", beta2);
   check.that(eps > 0, "eps is " + std::to_string(eps) + "; wanted more than 0");
   check.that(step > 0, "step is " + std::to_string(step) + "; wanted 1 or more");
   AdamWStep args;
-  args.tensors = optimized_tensors(check, values, gradients, first_moments, &second_moments, copies, learning_rates,
-                                   weight_decays);
+  args.tensors = optimized_tensors(check, values, gradients, first_moments, &second_moments, copies,
+                                   learning_rates, weight_decays);
   check_gradient_scale(check, gradient_scale, values.front());
   args.beta1 = beta1;
   args.beta2 = beta2;
@@ -82,8 +83,8 @@ void adamw_step(const std::vector<Tensor>& values, const std::vector<Tensor>& gr
 
 void sgd_step(const std::vector<Tensor>& values, const std::vector<Tensor>& gradients,
               const std::vector<Tensor>& momenta, const std::vector<std::optional<Tensor>>& copies,
-              const std::vector<double>& learning_rates, const std::vector<double>& weight_decays, double momentum,
-              bool nesterov, const std::optional<Tensor>& gradient_scale) {
+              const std::vector<double>& learning_rates, const std::vector<double>& weight_decays,
+              double momentum, bool nesterov, const std::optional<Tensor>& gradient_scale) {
   const Check check("sgd");
   check.probability("momentum", momentum);
   SgdStep args;
@@ -99,8 +100,8 @@ void sgd_step(const std::vector<Tensor>& values, const std::vector<Tensor>& grad
 std::tuple<Tensor, Tensor> global_norm(const std::vector<Tensor>& tensors, double max_norm) {
   const Check check("global_norm");
   check.that(!tensors.empty(), "no tensors were given; wanted at least one");
-  check.that(max_norm >= 0 && std::isfinite(max_norm), "maxNorm is " + std::to_string(max_norm) +
-                                                           "; wanted a finite number, 0 or more");
+  check.that(max_norm >= 0 && std::isfinite(max_norm),
+             "maxNorm is " + std::to_string(max_norm) + "; wanted a finite number, 0 or more");
   GlobalNorm args;
   for (const Tensor& tensor : tensors) {
     check.same_device({&tensors.front(), &tensor});

@@ -23,7 +23,8 @@ GroupShape check_loss(const Check& check, RouterLoss loss, const Tensor& a, cons
     check.dtype("b", *b, DType::kFloat32);
     check.that(sigma > 0, "sigma is " + std::to_string(sigma) +
                               "; the load loss is defined for noisy routing only, with sigma over 0");
-    check.that(k >= 1 && k <= shape.experts, "k is " + std::to_string(k) + "; wanted 1 to the number of experts");
+    check.that(k >= 1 && k <= shape.experts,
+               "k is " + std::to_string(k) + "; wanted 1 to the number of experts");
   }
   return shape;
 }
@@ -32,7 +33,8 @@ Tensor like(const Tensor& x) { return Tensor::empty(x.device(), x.shape(), DType
 
 }  // namespace
 
-Tensor router_loss(RouterLoss loss, const Tensor& a, const std::optional<Tensor>& b, std::int64_t k, double sigma) {
+Tensor router_loss(RouterLoss loss, const Tensor& a, const std::optional<Tensor>& b, std::int64_t k,
+                   double sigma) {
   const GroupShape shape = check_loss(Check("router_loss"), loss, a, b, k, sigma);
   const Tensor losses = Tensor::empty(a.device(), {shape.groups}, DType::kFloat32);
   a.device()->launch(RouterLossForward{shape, loss, k, sigma, a.buffer(), buffer(b), losses.buffer()});

@@ -8,7 +8,8 @@
 namespace softmoe::ops {
 
 // a, b [groups, tokens, experts] -> losses float32 [groups]; see core/kernels/sparse_routing.h.
-Tensor router_loss(RouterLoss loss, const Tensor& a, const std::optional<Tensor>& b, std::int64_t k, double sigma);
+Tensor router_loss(RouterLoss loss, const Tensor& a, const std::optional<Tensor>& b, std::int64_t k,
+                   double sigma);
 Tensor router_loss_backward(RouterLoss loss, const Tensor& a, const std::optional<Tensor>& b, std::int64_t k,
                             double sigma, const Tensor& dlosses);
 

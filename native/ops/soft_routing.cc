@@ -9,8 +9,9 @@ namespace {
 SoftRouting checked_routing(const Check& check, const SoftRoutingOperands& operands, std::int64_t dim,
                             const Tensor* other) {
   const std::int64_t slots = operands.experts * operands.slots_per_expert;
-  check.that(operands.experts > 0 && operands.slots_per_expert > 0 && operands.batch >= 0 && operands.tokens >= 0,
-             "experts and slotsPerExpert must be 1 or more");
+  check.that(
+      operands.experts > 0 && operands.slots_per_expert > 0 && operands.batch >= 0 && operands.tokens >= 0,
+      "experts and slotsPerExpert must be 1 or more");
   SoftRouting routing;
   routing.shape = {operands.batch, operands.tokens, dim, operands.experts, operands.slots_per_expert};
   routing.dispatch = operands.dispatch;
@@ -19,9 +20,10 @@ SoftRouting checked_routing(const Check& check, const SoftRoutingOperands& opera
   check.that(!soft || (operands.logits && operands.dispatch_lse && operands.combine_lse),
              "soft weights need the logits and their log-sum-exps");
   if (operands.logits) {
-    check.same_device({pointer(operands.logits), pointer(operands.dispatch_lse), pointer(operands.combine_lse),
-                       pointer(operands.mask), other});
-    check.shape("logits", *operands.logits, {operands.batch, operands.tokens, slots}, "[batch, tokens, slots]");
+    check.same_device({pointer(operands.logits), pointer(operands.dispatch_lse),
+                       pointer(operands.combine_lse), pointer(operands.mask), other});
+    check.shape("logits", *operands.logits, {operands.batch, operands.tokens, slots},
+                "[batch, tokens, slots]");
     check.shape("dispatchLse", *operands.dispatch_lse, {operands.batch, slots}, "[batch, slots]");
     check.shape("combineLse", *operands.combine_lse, {operands.batch, operands.tokens}, "[batch, tokens]");
     check.dtype("logits", *operands.logits, DType::kFloat32);
@@ -42,7 +44,8 @@ void check_tokens(const Check& check, const char* name, const SoftRoutingOperand
   check.shape(name, x, {routing.batch, routing.tokens, Check::kAny}, "[batch, tokens, dim]");
 }
 
-void check_slots(const Check& check, const char* name, const SoftRoutingOperands& routing, const Tensor& slots) {
+void check_slots(const Check& check, const char* name, const SoftRoutingOperands& routing,
+                 const Tensor& slots) {
   check.floating(name, slots);
   check.shape(name, slots, {routing.experts, routing.batch * routing.slots_per_expert, Check::kAny},
               "[experts, batch * slotsPerExpert, dim]");
@@ -50,12 +53,9 @@ void check_slots(const Check& check, const char* name, const SoftRoutingOperands
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_logits(const Tensor& x, const Tensor& phi,
-                                                               const Tensor& scale,
-                                                               const std::optional<Tensor>& mask,
-                                                               std::int64_t experts, double eps,
-                                                               bool eps_inside_root, double noise_std,
-                                                               const RandomKey& key) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_logits(
+    const Tensor& x, const Tensor& phi, const Tensor& scale, const std::optional<Tensor>& mask,
+    std::int64_t experts, double eps, bool eps_inside_root, double noise_std, const RandomKey& key) {
   const Check check("soft_logits");
   check.same_device({&x, &phi, &scale, pointer(mask)});
   check.floating("x", x);
@@ -78,7 +78,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_logits(const Tensor& x, 
   }
   const auto make = [&](const Shape& shape) { return Tensor::empty(x.device(), shape, DType::kFloat32); };
   const Tensor logits = make({batch, tokens, slots}), dispatch_lse = make({batch, slots});
-  const Tensor combine_lse = make({batch, tokens}), token_norm = make({batch, tokens}), slot_norm = make({slots});
+  const Tensor combine_lse = make({batch, tokens}), token_norm = make({batch, tokens}),
+               slot_norm = make({slots});
   SoftLogitsForward args;
   args.routing.shape = {batch, tokens, dim, experts, slots / experts};
   args.routing.logits = logits.buffer();
@@ -126,7 +127,8 @@ Tensor slots_to_tokens(const SoftRoutingOperands& operands, RoutingSide side, co
   return y;
 }
 
-Tensor soft_weights(const SoftRoutingOperands& operands, RoutingSide side, const std::shared_ptr<Device>& device) {
+Tensor soft_weights(const SoftRoutingOperands& operands, RoutingSide side,
+                    const std::shared_ptr<Device>& device) {
   const Check check("soft_weights");
   SoftWeights args;
   args.routing = checked_routing(check, operands, 1, nullptr);
@@ -178,9 +180,10 @@ Tensor soft_logits_gradient(const SoftRoutingOperands& operands, const std::opti
   return dlogits;
 }
 
-std::tuple<Tensor, Tensor, Tensor> soft_logits_backward(const Tensor& x, const Tensor& phi, const Tensor& scale,
-                                                        const Tensor& token_norm, const Tensor& slot_norm,
-                                                        const Tensor& dlogits, std::int64_t experts, double eps,
+std::tuple<Tensor, Tensor, Tensor> soft_logits_backward(const Tensor& x, const Tensor& phi,
+                                                        const Tensor& scale, const Tensor& token_norm,
+                                                        const Tensor& slot_norm, const Tensor& dlogits,
+                                                        std::int64_t experts, double eps,
                                                         bool eps_inside_root,
                                                         const std::optional<Tensor>& dx_direct) {
   const Check check("soft_logits_backward");

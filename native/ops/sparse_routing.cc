@@ -28,7 +28,8 @@ NewLists new_lists(const std::shared_ptr<Device>& device, const GroupShape& shap
   return {make(shape.experts + 1), make(max_rows), make(shape.groups * shape.tokens + 1), make(max_rows)};
 }
 
-RowLists checked_lists(const Check& check, const RowListOperands& lists, std::int64_t experts, std::int64_t tokens) {
+RowLists checked_lists(const Check& check, const RowListOperands& lists, std::int64_t experts,
+                       std::int64_t tokens) {
   check.same_device({&lists.expert_offsets, &lists.row_token, &lists.token_offsets, &lists.token_rows});
   check.shape("expertOffsets", lists.expert_offsets, {experts + 1}, "[experts + 1]");
   check.shape("tokenOffsets", lists.token_offsets, {tokens + 1}, "[tokens + 1]");
@@ -47,7 +48,8 @@ std::tuple<Tensor, Tensor> tokens_choice(const Tensor& scores, std::int64_t k, R
   const Shape selected{shape.groups, shape.tokens, k};
   const Tensor expert = Tensor::empty(scores.device(), selected, DType::kInt32);
   const Tensor position = Tensor::empty(scores.device(), selected, DType::kInt32);
-  scores.device()->launch(TokensChoice{shape, k, priority, scores.buffer(), expert.buffer(), position.buffer()});
+  scores.device()->launch(
+      TokensChoice{shape, k, priority, scores.buffer(), expert.buffer(), position.buffer()});
   return {expert, position};
 }
 
@@ -57,14 +59,15 @@ Tensor experts_choice(const Tensor& scores, std::int64_t capacity) {
   check.that(capacity >= 1 && capacity <= shape.tokens,
              "capacity is " + std::to_string(capacity) + "; wanted 1 to " + std::to_string(shape.tokens) +
                  ", the tokens of a group: lower the capacity factor or use larger groups");
-  const Tensor token =
-      Tensor::empty(scores.device(), {shape.groups, shape.experts, capacity}, DType::kInt32);
+  const Tensor token = Tensor::empty(scores.device(), {shape.groups, shape.experts, capacity}, DType::kInt32);
   scores.device()->launch(ExpertsChoice{shape, capacity, scores.buffer(), token.buffer()});
   return token;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> rows_from_tokens_choice(const Tensor& expert, const Tensor& position,
-                                                                   std::int64_t experts, std::int64_t capacity) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> rows_from_tokens_choice(const Tensor& expert,
+                                                                   const Tensor& position,
+                                                                   std::int64_t experts,
+                                                                   std::int64_t capacity) {
   const Check check("rows_from_tokens_choice");
   check.same_device({&expert, &position});
   check.rank("expert", expert, 3, "[groups, tokens, k]");
@@ -85,7 +88,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rows_from_tokens_choice(const Tensor&
   return {lists.expert_offsets, lists.row_token, lists.token_offsets, lists.token_rows};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> rows_from_experts_choice(const Tensor& token, std::int64_t tokens) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> rows_from_experts_choice(const Tensor& token,
+                                                                    std::int64_t tokens) {
   const Check check("rows_from_experts_choice");
   check.rank("token", token, 3, "[groups, experts, capacity]");
   check.dtype("token", token, DType::kInt32);
@@ -112,7 +116,8 @@ Tensor gather_gates(const Tensor& gates, const RowListOperands& operands) {
   return row_gate;
 }
 
-Tensor gather_gates_backward(const Tensor& drow_gate, const Shape& gates_shape, const RowListOperands& operands) {
+Tensor gather_gates_backward(const Tensor& drow_gate, const Shape& gates_shape,
+                             const RowListOperands& operands) {
   const Check check("gather_gates_backward");
   const Tensor dgates = Tensor::empty(drow_gate.device(), gates_shape, DType::kFloat32);
   GatherGatesBackward args;
@@ -147,7 +152,8 @@ Tensor normalize_selected_backward(const Tensor& gates, const Tensor& expert, co
   return dgates;
 }
 
-Tensor combine_rows(const Tensor& rows, const std::optional<Tensor>& row_gate, const RowListOperands& operands) {
+Tensor combine_rows(const Tensor& rows, const std::optional<Tensor>& row_gate,
+                    const RowListOperands& operands) {
   const Check check("combine_rows");
   check.same_device({&rows, pointer(row_gate), &operands.row_token});
   check.floating("rows", rows);

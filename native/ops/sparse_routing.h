@@ -18,8 +18,10 @@ std::tuple<Tensor, Tensor> tokens_choice(const Tensor& scores, std::int64_t k, R
 // scores [groups, tokens, experts] -> token int32 [groups, experts, capacity].
 Tensor experts_choice(const Tensor& scores, std::int64_t capacity);
 // -> expert_offsets, row_token, token_offsets, token_rows.
-std::tuple<Tensor, Tensor, Tensor, Tensor> rows_from_tokens_choice(const Tensor& expert, const Tensor& position,
-                                                                   std::int64_t experts, std::int64_t capacity);
+std::tuple<Tensor, Tensor, Tensor, Tensor> rows_from_tokens_choice(const Tensor& expert,
+                                                                   const Tensor& position,
+                                                                   std::int64_t experts,
+                                                                   std::int64_t capacity);
 std::tuple<Tensor, Tensor, Tensor, Tensor> rows_from_experts_choice(const Tensor& token, std::int64_t tokens);
 // gates [groups, tokens, experts] -> row gates [max_rows].
 Tensor gather_gates(const Tensor& gates, const RowListOperands& lists);

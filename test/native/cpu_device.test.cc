@@ -85,7 +85,8 @@ TEST(device_uploads_and_downloads_in_order_of_the_stream) {
   device->upload(data, source.data(), bytes);
   for (float& value : source) value = 3.0f;  // may be changed at once
   std::promise<std::optional<Error>> done;
-  device->download(data, target.data(), bytes, [&](std::optional<Error> fault) { done.set_value(std::move(fault)); });
+  device->download(data, target.data(), bytes,
+                   [&](std::optional<Error> fault) { done.set_value(std::move(fault)); });
   CHECK(!done.get_future().get().has_value());
   CHECK_EQUAL(sum, static_cast<double>(kCount));
   for (const float value : target) CHECK(value == 2.0f);
@@ -199,7 +200,8 @@ TEST(device_may_be_destroyed_by_its_own_thread_and_with_tensors_in_the_queue) {
   for (int round = 0; round < 50; ++round) {
     std::shared_ptr<Device> device = cpu::open_cpu_device();
     auto tensor = std::make_shared<Tensor>(Tensor::empty(device, Shape{100}, DType::kFloat32));
-    device->submit("last_owner", [tensor](Kernels&) { std::this_thread::sleep_for(std::chrono::microseconds(100)); });
+    device->submit("last_owner",
+                   [tensor](Kernels&) { std::this_thread::sleep_for(std::chrono::microseconds(100)); });
     tensor.reset();
     device.reset();
   }
@@ -224,7 +226,8 @@ TEST(device_takes_the_instruction_set_that_the_environment_names) {
     const Environment isa("SOFTMOE_CPU_ISA", "avx3");
     CHECK_EQUAL(code_of([] { cpu::open_cpu_device(); }), std::string("ERR_INVALID_ARGUMENT"));
   }
-  const std::string lowest = cpu::open_cpu_device()->description().find("\"neon\"") != std::string::npos ? "neon" : "sse4";
+  const std::string lowest =
+      cpu::open_cpu_device()->description().find("\"neon\"") != std::string::npos ? "neon" : "sse4";
   const Environment isa("SOFTMOE_CPU_ISA", lowest.c_str());
   const std::string text = cpu::open_cpu_device()->description();
   CHECK(text.find("\"instructionSet\":\"" + lowest + "\"") != std::string::npos);

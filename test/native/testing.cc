@@ -29,8 +29,8 @@ void fail(const char* file, int line, const std::string& text) {
   throw Failure(message);
 }
 
-void check_close(const std::vector<double>& a, const std::vector<double>& b, double tolerance, const char* file,
-                 int line, const char* text) {
+void check_close(const std::vector<double>& a, const std::vector<double>& b, double tolerance,
+                 const char* file, int line, const char* text) {
   if (a.size() != b.size()) fail(file, line, std::string(text) + ": the lengths differ");
   double largest = 1e-30, worst = 0;
   std::size_t where = 0;
@@ -38,7 +38,9 @@ void check_close(const std::vector<double>& a, const std::vector<double>& b, dou
     if (std::isfinite(value)) largest = std::max(largest, std::fabs(value));
   }
   for (std::size_t i = 0; i < a.size(); ++i) {
-    const bool agree = std::isfinite(b[i]) ? std::isfinite(a[i]) : std::isnan(b[i]) ? std::isnan(a[i]) : a[i] == b[i];
+    const bool agree = std::isfinite(b[i]) ? std::isfinite(a[i])
+                       : std::isnan(b[i])  ? std::isnan(a[i])
+                                           : a[i] == b[i];
     const double error = agree ? (std::isfinite(b[i]) ? std::fabs(a[i] - b[i]) : 0) : HUGE_VAL;
     if (error > worst) {
       worst = error;
@@ -48,7 +50,8 @@ void check_close(const std::vector<double>& a, const std::vector<double>& b, dou
   if (worst <= tolerance * largest) return;
   std::ostringstream out;
   out.precision(9);
-  out << text << ": error " << worst << " of " << largest << " at " << where << ": " << a[where] << " for " << b[where];
+  out << text << ": error " << worst << " of " << largest << " at " << where << ": " << a[where] << " for "
+      << b[where];
   fail(file, line, out.str());
 }
 
@@ -111,18 +114,22 @@ std::vector<double> Values::doubles() const {
 
 bool Values::same_bits(const Values& other) const {
   return count_ == other.count_ && dtype_ == other.dtype_ &&
-         std::memcmp(bytes_.data(), other.bytes_.data(), static_cast<std::size_t>(count_) * size_of(dtype_)) == 0;
+         std::memcmp(bytes_.data(), other.bytes_.data(),
+                     static_cast<std::size_t>(count_) * size_of(dtype_)) == 0;
 }
 
 std::vector<double> normals(std::int64_t count, std::uint32_t seed, double scale) {
   std::mt19937 generator(seed);
   const auto draw = [&] { return (generator() + 0.5) / 4294967296.0; };
   std::vector<double> values(static_cast<std::size_t>(count));
-  for (double& value : values) value = scale * std::sqrt(-2 * std::log(draw())) * std::cos(6.283185307179586 * draw());
+  for (double& value : values)
+    value = scale * std::sqrt(-2 * std::log(draw())) * std::cos(6.283185307179586 * draw());
   return values;
 }
 
-std::vector<double> rounded(DType dtype, const std::vector<double>& values) { return Values(dtype, values).doubles(); }
+std::vector<double> rounded(DType dtype, const std::vector<double>& values) {
+  return Values(dtype, values).doubles();
+}
 
 }  // namespace softmoe::testing
 

@@ -1,4 +1,5 @@
-// A small test runner: TEST(name) { … CHECK(…); }. The program takes words; it runs the tests whose names contain one.
+// A small test runner: TEST(name) { … CHECK(…); }. The program takes words; it runs the tests whose names
+// contain one.
 #pragma once
 
 #include <cmath>
@@ -27,16 +28,16 @@ struct Registration {
   Registration(const char* name, void (*body)()) { tests().push_back({name, body}); }
 };
 
-#define TEST(name)                                                          \
-  static void test_##name();                                                \
+#define TEST(name)                                                                       \
+  static void test_##name();                                                             \
   static const ::softmoe::testing::Registration registration_##name(#name, test_##name); \
   static void test_##name()
 
 // Text of the failure: what was wanted, where, and the circumstances that CONTEXT added.
 [[noreturn]] void fail(const char* file, int line, const std::string& text);
 
-#define CHECK(condition) \
-  do {                   \
+#define CHECK(condition)                                                        \
+  do {                                                                          \
     if (!(condition)) ::softmoe::testing::fail(__FILE__, __LINE__, #condition); \
   } while (false)
 
@@ -49,10 +50,11 @@ void check_equal(const A& a, const B& b, const char* file, int line, const char*
 }
 #define CHECK_EQUAL(a, b) ::softmoe::testing::check_equal(a, b, __FILE__, __LINE__, #a " == " #b)
 
-// Fails unless the largest |a - b| is at most tolerance * max(1e-30, largest |b|). NaN and infinity must agree.
-void check_close(const std::vector<double>& a, const std::vector<double>& b, double tolerance, const char* file,
-                 int line, const char* text);
-#define CHECK_CLOSE(a, b, tolerance)                                                                      \
+// Fails unless the largest |a - b| is at most tolerance * max(1e-30, largest |b|). NaN and infinity must
+// agree.
+void check_close(const std::vector<double>& a, const std::vector<double>& b, double tolerance,
+                 const char* file, int line, const char* text);
+#define CHECK_CLOSE(a, b, tolerance)                                                                         \
   ::softmoe::testing::check_close(::softmoe::testing::doubles(a), ::softmoe::testing::doubles(b), tolerance, \
                                   __FILE__, __LINE__, #a " ~ " #b)
 

@@ -32,10 +32,13 @@ TEST(parallel_for_covers_every_index_once) {
     for (const std::int64_t count : {0, 1, 7, 1000, 4097}) {
       for (const std::int64_t grain : {0, 1, 64, 5000}) {
         std::vector<std::atomic<int>> seen(static_cast<std::size_t>(count));
-        ThreadPool::instance().parallel_for(count, grain, [&](std::int64_t begin, std::int64_t end, int worker) {
-          if (worker < 0 || worker >= threads) throw std::logic_error("worker out of range");
-          for (std::int64_t i = begin; i < end; ++i) ++seen[static_cast<std::size_t>(i)];
-        });
+        ThreadPool::instance().parallel_for(count, grain,
+                                            [&](std::int64_t begin, std::int64_t end, int worker) {
+                                              if (worker < 0 || worker >= threads)
+                                                throw std::logic_error("worker out of range");
+                                              for (std::int64_t i = begin; i < end; ++i)
+                                                ++seen[static_cast<std::size_t>(i)];
+                                            });
         for (const std::atomic<int>& times : seen) CHECK_EQUAL(times.load(), 1);
       }
     }
@@ -79,7 +82,8 @@ TEST(a_loop_inside_a_loop_and_loops_of_many_streams_end) {
     streams.emplace_back([&] {
       for (int round = 0; round < 300; ++round) {
         ThreadPool::instance().parallel_for(16, 1, [&](std::int64_t, std::int64_t, int) {
-          ThreadPool::instance().parallel_for(4, 1, [&](std::int64_t begin, std::int64_t end, int) { sum += end - begin; });
+          ThreadPool::instance().parallel_for(
+              4, 1, [&](std::int64_t begin, std::int64_t end, int) { sum += end - begin; });
         });
       }
     });
@@ -113,7 +117,8 @@ TEST(the_number_of_threads_can_change_between_loops) {
     const Threads scope(threads);
     CHECK_EQUAL(ThreadPool::instance().threads(), threads);
     std::atomic<std::int64_t> sum{0};
-    ThreadPool::instance().parallel_for(100, 3, [&](std::int64_t begin, std::int64_t end, int) { sum += end - begin; });
+    ThreadPool::instance().parallel_for(
+        100, 3, [&](std::int64_t begin, std::int64_t end, int) { sum += end - begin; });
     CHECK_EQUAL(sum.load(), 100);
   }
   const Threads clamped(100000);

@@ -1,5 +1,6 @@
-// The CPU's kernels. The files of this folder are compiled once per instruction set, each time into the namespace
-// softmoe::cpu::SOFTMOE_ISA; a file includes what it needs, then isa.h, then its code, then isa_end.h.
+// The CPU's kernels. The files of this folder are compiled once per instruction set, each time into the
+// namespace softmoe::cpu::SOFTMOE_ISA; a file includes what it needs, then isa.h, then its code, then
+// isa_end.h.
 #pragma once
 
 #include <memory>

@@ -1,8 +1,8 @@
-// Begins code for the instruction set SOFTMOE_ISA. Include it after all headers of the standard library and of core/,
-// and isa_end.h at the end of the file: what the standard headers define must stay code for every processor, since
-// the linker keeps one copy of it. Inside, call no function template of the standard library that could be emitted
-// out of line for a type that other files use too.
-// GCC defines __AVX2__ and its like inside the region, Clang does not: test SOFTMOE_ISA_AVX2 and its like.
+// Begins code for the instruction set SOFTMOE_ISA. Include it after all headers of the standard library and
+// of core/, and isa_end.h at the end of the file: what the standard headers define must stay code for every
+// processor, since the linker keeps one copy of it. Inside, call no function template of the standard library
+// that could be emitted out of line for a type that other files use too. GCC defines __AVX2__ and its like
+// inside the region, Clang does not: test SOFTMOE_ISA_AVX2 and its like.
 
 #include <cstddef>
 #include <cstdint>

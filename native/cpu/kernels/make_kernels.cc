@@ -1,5 +1,5 @@
-// make_kernels_<set>(): the kernels of this instruction set. Runs before anybody knows that the processor has it
-// only as code for every processor, so this file does without isa.h.
+// make_kernels_<set>(): the kernels of this instruction set. Runs before anybody knows that the processor has
+// it only as code for every processor, so this file does without isa.h.
 #include "cpu/kernels/cpu_kernels.h"
 
 #define SOFTMOE_JOIN_(a, b) a##b
