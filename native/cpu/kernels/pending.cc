@@ -7,22 +7,6 @@
 
 namespace softmoe::cpu::SOFTMOE_ISA {
 
-// elementwise
-SOFTMOE_PENDING(Fill)
-SOFTMOE_PENDING(Cast)
-SOFTMOE_PENDING(Add)
-SOFTMOE_PENDING(Multiply)
-SOFTMOE_PENDING(Scale)
-SOFTMOE_PENDING(StridedCopy)
-SOFTMOE_PENDING(SumMiddle)
-SOFTMOE_PENDING(BroadcastMiddle)
-SOFTMOE_PENDING(Activate)
-SOFTMOE_PENDING(ActivateBackward)
-SOFTMOE_PENDING(Dropout)
-SOFTMOE_PENDING(RandomFill)
-SOFTMOE_PENDING(Transpose)
-SOFTMOE_PENDING(Patchify)
-SOFTMOE_PENDING(CountNonFinite)
 // normalization
 SOFTMOE_PENDING(LayerNormForward)
 SOFTMOE_PENDING(LayerNormBackward)
