@@ -14,9 +14,6 @@ SOFTMOE_PENDING(L2NormalizeForward)
 SOFTMOE_PENDING(L2NormalizeBackward)
 SOFTMOE_PENDING(SoftmaxForward)
 SOFTMOE_PENDING(SoftmaxBackward)
-// attention
-SOFTMOE_PENDING(AttentionForward)
-SOFTMOE_PENDING(AttentionBackward)
 // loss
 SOFTMOE_PENDING(CrossEntropyForward)
 SOFTMOE_PENDING(CrossEntropyBackward)
