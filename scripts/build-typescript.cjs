@@ -23,13 +23,12 @@ for (const args of [
   const result = spawnSync(process.execPath, [compiler, ...args], { cwd: root, stdio: 'inherit' })
   if (result.status !== 0) process.exit(result.status ?? 1)
 }
-for (const format of ['esm', 'cjs']) {
-  for (const name of [
-    'package-root.cjs',
-    'package-root.d.cts',
-    'data/batch-worker-file.cjs',
-    'data/batch-worker-file.d.cts',
-  ]) {
+// tsc leaves out what is written in JavaScript, and the types beside it.
+const untranslated = fs
+  .readdirSync(path.join(root, 'lib'), { recursive: true })
+  .filter((name) => /\.cjs$|\.d\.cts$/.test(name))
+for (const name of untranslated) {
+  for (const format of ['esm', 'cjs']) {
     fs.copyFileSync(path.join(root, 'lib', name), path.join(root, 'dist', format, name))
   }
 }

@@ -162,7 +162,7 @@ function main() {
   }
   log(
     `the native addon is not ready:\n  - ${reasons.join('\n  - ')}\n` +
-      'Install a C++17 compiler (GCC 11, Clang 12 or newer) and CMake 3.20 or newer, for the GPU backend also the CUDA\n' +
+      'Install a C++17 compiler (GCC 12, Clang 14 or newer) and CMake 3.20 or newer, for the GPU backend also the CUDA\n' +
       'toolkit 12.8 or newer, then run: npm rebuild softmoe --foreground-scripts',
   )
   return 1
