@@ -22,13 +22,6 @@ SOFTMOE_PENDING(ArgMax)
 SOFTMOE_PENDING(AdamWStep)
 SOFTMOE_PENDING(SgdStep)
 SOFTMOE_PENDING(GlobalNorm)
-// soft_routing
-SOFTMOE_PENDING(SoftLogitsForward)
-SOFTMOE_PENDING(TokensToSlots)
-SOFTMOE_PENDING(SlotsToTokens)
-SOFTMOE_PENDING(SoftWeights)
-SOFTMOE_PENDING(SoftLogitsGradient)
-SOFTMOE_PENDING(SoftLogitsBackward)
 // sparse_routing
 SOFTMOE_PENDING(TokensChoice)
 SOFTMOE_PENDING(ExpertsChoice)
