@@ -22,6 +22,20 @@ inline void by_vectors(std::int64_t begin, std::int64_t end, const Body& body) {
   if (i < end) body(i, end - i);
 }
 
+// Sum over [0, count) of f(i, n), whose lanes at or beyond n are zero. Long sums are made of blocks of 512 elements,
+// so that their rounding errors grow slowly; the order depends on `count` alone.
+template <class Function>
+inline float sum_of(std::int64_t count, const Function& f) {
+  constexpr std::int64_t kBlock = 512;
+  Vec total{};
+  for (std::int64_t begin = 0; begin < count; begin += kBlock) {
+    Vec sum{};
+    by_vectors(begin, smaller(count, begin + kBlock), [&](std::int64_t i, std::int64_t n) { sum += f(i, n); });
+    total += sum;
+  }
+  return sum_lanes(total);
+}
+
 // call(T{}) with the element type of a float32 or bfloat16 buffer.
 template <class Call>
 inline void with_float_type(DType dtype, const Call& call) {

@@ -7,21 +7,6 @@
 
 namespace softmoe::cpu::SOFTMOE_ISA {
 
-// normalization
-SOFTMOE_PENDING(LayerNormForward)
-SOFTMOE_PENDING(LayerNormBackward)
-SOFTMOE_PENDING(L2NormalizeForward)
-SOFTMOE_PENDING(L2NormalizeBackward)
-SOFTMOE_PENDING(SoftmaxForward)
-SOFTMOE_PENDING(SoftmaxBackward)
-// loss
-SOFTMOE_PENDING(CrossEntropyForward)
-SOFTMOE_PENDING(CrossEntropyBackward)
-SOFTMOE_PENDING(ArgMax)
-// optimizer
-SOFTMOE_PENDING(AdamWStep)
-SOFTMOE_PENDING(SgdStep)
-SOFTMOE_PENDING(GlobalNorm)
 // sparse_routing
 SOFTMOE_PENDING(TokensChoice)
 SOFTMOE_PENDING(ExpertsChoice)
