@@ -42,4 +42,15 @@ export default tseslint.config(
       ),
     },
   },
+  {
+    files: ['assets/**/*.js'],
+    languageOptions: {
+      sourceType: 'script',
+      globals: Object.fromEntries(
+        ['document', 'getComputedStyle', 'matchMedia', 'addEventListener', 'ResizeObserver', 'uPlot'].map(
+          (name) => [name, 'readonly'],
+        ),
+      ),
+    },
+  },
 )
