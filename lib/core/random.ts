@@ -4,8 +4,8 @@
  * A number is a pure function of (seed, stream, index), so any worker can compute any of them in any order, and a run
  * that resumes at step k draws what the uninterrupted run drew. The native kernels use the same generator:
  *
- *     key     = (seed mod 2^32, stream)
- *     counter = (floor(index / 4) mod 2^32, floor(index / 4) / 2^32, floor(seed / 2^32), 0)
+ *     key     = (seed mod 2^32, floor(seed / 2^32))
+ *     counter = (floor(index / 4) mod 2^32, floor(index / 4) / 2^32, stream, 0)
  *     number `index` of the stream is word `index mod 4` of the block
  */
 import { SoftMoEError } from './errors.js'
@@ -78,7 +78,7 @@ export function philox4x32(
 /** The random numbers of one (seed, stream). Stateless from outside: every method takes the index of the number. */
 export class Random {
   readonly #key: readonly [number, number]
-  readonly #seedHigh: number
+  readonly #stream: number
   readonly #words = new Uint32Array(4)
   #block = -1
 
@@ -100,15 +100,15 @@ export class Random {
         `the stream is ${stream}; give a whole number from 0 to 2^32 - 1`,
       )
     }
-    this.#key = [seed % TWO_32, stream]
-    this.#seedHigh = Math.floor(seed / TWO_32)
+    this.#key = [seed % TWO_32, Math.floor(seed / TWO_32)]
+    this.#stream = stream
   }
 
   /** Number `index` as an unsigned 32-bit integer. */
   uint32(index: number): number {
     const block = Math.floor(index / 4)
     if (block !== this.#block) {
-      philox4x32([block % TWO_32, Math.floor(block / TWO_32), this.#seedHigh, 0], this.#key, this.#words)
+      philox4x32([block % TWO_32, Math.floor(block / TWO_32), this.#stream, 0], this.#key, this.#words)
       this.#block = block
     }
     return this.#words[index - block * 4]
