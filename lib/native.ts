@@ -111,7 +111,7 @@ export interface NativeAddon {
   slice(x: T, axis: number, start: number, end: number): T
   sliceBackward(dy: T, shape: Shape, axis: number, start: number): T
   concat(parts: readonly T[], axis: number): T
-  sum(x: T, axis: number, scale: number): T
+  sum(x: T, axis: number, scale: number, dtype: DType): T
   sumAll(x: T, scale: number): T
   broadcast(x: T, axis: number, count: number, scale: number): T
   broadcastScalar(x: T, shape: Shape, dtype: DType, scale: number): T

@@ -45,15 +45,18 @@ export function add(a: Tensor, b: Tensor, alpha = 1): Tensor {
 }
 
 function gradientOfAddend(dy: Tensor, b: Tensor, alpha: number): Tensor {
-  const { device } = b
+  // In float32 if either is: a position embedding's gradient is not to be rounded to the tokens' bfloat16.
+  const dtype = b.dtype === 'float32' ? 'float32' : dy.dtype
   let gradient = dy
-  if (dy.size !== b.size) {
-    const rows = wrap(native.reshape(dy.handle, [dy.size / b.size, b.size]), device)
-    gradient = wrap(native.reshape(native.sum(rows.handle, 0, alpha), b.shape), device)
+  if (dy.shape.length !== b.shape.length) {
+    const rows = wrap(native.reshape(dy.handle, [b.size === 0 ? 0 : dy.size / b.size, b.size]), b.device)
+    gradient = wrap(native.sum(rows.handle, 0, alpha, dtype), b.device)
+    gradient = wrap(native.reshape(gradient.handle, b.shape), b.device)
   } else if (alpha !== 1) {
-    gradient = wrap(native.scale(dy.handle, alpha, null), device)
+    const wide = dy.dtype === dtype ? dy : wrap(native.cast(dy.handle, dtype), b.device)
+    gradient = wrap(native.scale(wide.handle, alpha, null), b.device)
   }
-  return gradient.dtype === b.dtype ? gradient : wrap(native.cast(gradient.handle, b.dtype), device)
+  return gradient.dtype === b.dtype ? gradient : wrap(native.cast(gradient.handle, b.dtype), b.device)
 }
 
 /** Elementwise product of two tensors of one shape and dtype. */
@@ -88,7 +91,8 @@ export function scale(x: Tensor, factor: number | Tensor): Tensor {
     let dFactor: Tensor | null = null
     if (wantsFactor) {
       const products = wrap(native.multiply(dy.handle, x.handle), x.device)
-      dFactor = wrap(native.reshape(native.sumAll(products.handle, 1), factor.shape), x.device)
+      const total = wrap(native.sumAll(products.handle, 1), x.device)
+      dFactor = wrap(native.reshape(total.handle, factor.shape), x.device)
     }
     return [wantsX ? wrap(native.scale(dy.handle, 1, factor.handle), x.device) : null, dFactor]
   })
@@ -132,7 +136,9 @@ export function concat(parts: readonly Tensor[], axis: number): Tensor {
 /** Repeats `x` along a new axis. */
 export function broadcast(x: Tensor, axis: number, count: number): Tensor {
   const y = wrap(native.broadcast(handleOf(x), axis, count, 1), x.device)
-  recordOperation('broadcast', [x], [y], [], (dys) => [wrap(native.sum(only(dys).handle, axis, 1), x.device)])
+  recordOperation('broadcast', [x], [y], [], (dys) => [
+    wrap(native.sum(only(dys).handle, axis, 1, x.dtype), x.device),
+  ])
   return y
 }
 
@@ -145,7 +151,7 @@ function reduce(
   if (axis !== undefined) {
     const extent = x.shape[axis] ?? 0
     const weight = factor(extent)
-    const y = wrap(native.sum(handleOf(x), axis, weight), x.device)
+    const y = wrap(native.sum(handleOf(x), axis, weight, x.dtype), x.device)
     recordOperation(name, [x], [y], [], (dys) => [
       wrap(native.broadcast(only(dys).handle, axis, extent, weight), x.device),
     ])

@@ -187,11 +187,12 @@ Tensor concat(const std::vector<Tensor>& parts, std::int64_t axis) {
   return y;
 }
 
-Tensor sum(const Tensor& x, std::int64_t axis, double scale) {
+Tensor sum(const Tensor& x, std::int64_t axis, double scale, DType dtype) {
   const Check check("sum");
   check.floating("x", x);
+  check.that(dtype == DType::kFloat32 || dtype == x.dtype(), "the result is float32 or has x's dtype");
   const int at = checked_axis(check, x.shape(), axis);
-  const Tensor y = Tensor::empty(x.device(), without_axis(x.shape(), at), x.dtype());
+  const Tensor y = Tensor::empty(x.device(), without_axis(x.shape(), at), dtype);
   x.device()->launch(SumMiddle{x.buffer(), y.buffer(), x.shape().count_before(at), x.shape()[at],
                                x.shape().count_from(at + 1), scale});
   return y;

@@ -32,7 +32,7 @@ Tensor slice(const Tensor& x, std::int64_t axis, std::int64_t start, std::int64_
 Tensor slice_backward(const Tensor& dy, const Shape& shape, std::int64_t axis, std::int64_t start);
 Tensor concat(const std::vector<Tensor>& parts, std::int64_t axis);
 // Sum over `axis`, which disappears, times `scale`.
-Tensor sum(const Tensor& x, std::int64_t axis, double scale);
+Tensor sum(const Tensor& x, std::int64_t axis, double scale, DType dtype);
 // Sum of everything times `scale`: a float32 scalar of shape [].
 Tensor sum_all(const Tensor& x, double scale);
 // Repeats x along a new axis of extent `count`, times `scale`.
