@@ -218,11 +218,15 @@ export function scoresOf(kind: ScoreKind, shape: readonly number[], random: Rand
   })
 }
 
-/** Seed and number of cases of the property tests; SOFTMOE_TEST_SEED and SOFTMOE_TEST_RUNS override them. */
+/**
+ * Seed and number of cases of the property tests. SOFTMOE_TEST_SEED replaces the seed, SOFTMOE_TEST_RUNS is a share of
+ * the number: 1 by default, and an eighth on the CUDA device, which may be emulated.
+ */
 function propertyParameters(runs: number): fc.Parameters<unknown> {
+  const share = process.env.SOFTMOE_TEST_RUNS ?? (process.env.SOFTMOE_TEST_DEVICE === 'cuda' ? 1 / 8 : 1)
   return {
     seed: Number(process.env.SOFTMOE_TEST_SEED ?? 20230801),
-    numRuns: Number(process.env.SOFTMOE_TEST_RUNS ?? runs),
+    numRuns: Math.max(1, Math.round(runs * Number(share))),
   }
 }
 
