@@ -1,0 +1,34 @@
+// Counts driver calls and fails the ones the environment chose.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cuda_types.h"
+#include "settings.h"
+
+namespace softmoe::emulator {
+
+class CallLedger {
+ public:
+  explicit CallLedger(std::vector<Fault> faults) : faults_(std::move(faults)) {}
+
+  // Counts one call of `name`, in `category` ("alloc", "launch" or none) too; CUDA_SUCCESS, or the code this
+  // call shall fail with.
+  cuda::CUresult count(const char* name, const char* category);
+
+  std::uint64_t total() const;
+  std::string json() const;  // {"total":N,"functions":{"cuInit":1,…}}
+
+ private:
+  const std::vector<Fault> faults_;
+  mutable std::mutex mutex_;
+  std::uint64_t total_ = 0;
+  std::map<std::string, std::uint64_t> functions_;
+  std::map<std::string, std::uint64_t> categories_;
+};
+
+}  // namespace softmoe::emulator
