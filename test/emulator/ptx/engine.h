@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -143,8 +144,8 @@ class Memory {
   // How many of the bytes no one ever wrote; for "copied undefined bytes to the host" reports.
   size_t undefinedBytes(uint64_t address, size_t bytes) const;
   // The live allocation that holds the address, or the freed one that last did.
-  const Allocation* find(uint64_t address) const;
-  const Allocation* findFreed(uint64_t address) const;
+  std::optional<Allocation> find(uint64_t address) const;
+  std::optional<Allocation> findFreed(uint64_t address) const;
   std::vector<Allocation> allocations() const;  // live ones, without module globals and adopted ranges
   size_t bytesInUse() const;
 

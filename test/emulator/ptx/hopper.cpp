@@ -1,0 +1,7 @@
+#include "hopper.h"
+
+#include "decoder.h"
+
+namespace ptxemu {
+bool decodeHopper(Decoder&) { return false; }
+}  // namespace ptxemu

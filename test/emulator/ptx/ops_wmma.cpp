@@ -1,0 +1,5 @@
+#include "decoder.h"
+
+namespace ptxemu {
+bool decodeWmma(Decoder&) { return false; }
+}  // namespace ptxemu
