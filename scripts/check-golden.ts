@@ -55,13 +55,19 @@ async function checkFile(path: string, kind: DeviceKind): Promise<readonly Devia
   try {
     const text = file.metadata.get('config')
     if (text === undefined) {
-      throw new SoftMoEError('ERR_FILE_FORMAT', `${path} has no metadata 'config'; it is not a golden model file`)
+      throw new SoftMoEError(
+        'ERR_FILE_FORMAT',
+        `${path} has no metadata 'config'; it is not a golden model file`,
+      )
     }
     const config = JSON.parse(text) as FlaxModelConfig & { readonly aux_weight: number }
     const model = new VisionTransformer(configFromFlax(config), { device }).eval()
     const { unused } = await loadParameters(model, path, { prefix: 'param.' })
     if (unused.length > 0) {
-      throw new SoftMoEError('ERR_CHECKPOINT_MISMATCH', `${path}: the model has no parameter ${unused.join(', ')}`)
+      throw new SoftMoEError(
+        'ERR_CHECKPOINT_MISMATCH',
+        `${path}: the model has no parameter ${unused.join(', ')}`,
+      )
     }
     const imageShape = file.tensors.get('images')?.shape ?? []
     const images = device.tensor(await file.readFloat32('images'), imageShape, { requiresGrad: true })
@@ -97,7 +103,10 @@ async function compare(
   const deviations: Deviation[] = []
   for (const [name, tensor] of results) {
     const expected = await float64(file, name)
-    deviations.push({ tensor: name, error: distance(await tensor.data(), expected) / (largest(expected) || 1) })
+    deviations.push({
+      tensor: name,
+      error: distance(await tensor.data(), expected) / (largest(expected) || 1),
+    })
   }
   const golden = new Map<string, Float64Array>()
   for (const name of file.tensors.keys()) {
@@ -116,7 +125,9 @@ async function compare(
 
 async function main(): Promise<void> {
   const program = new Command('check:golden')
-    .description("Compares models with golden files of the papers' own code: logits, loss and every gradient.")
+    .description(
+      "Compares models with golden files of the papers' own code: logits, loss and every gradient.",
+    )
     .argument('<files...>', 'safetensors files of golden models')
     .option('--device <kind>', 'auto, cpu or cuda', 'cpu')
     .option('--tolerance <error>', 'largest error relative to the largest element of a tensor', '2e-5')

@@ -41,8 +41,13 @@ function routerFromFlax(router: FlaxRouter): RouterConfig {
   )
 }
 
-function moeFromFlax({ layers, num_experts: numExperts, router }: FlaxModelConfig['moe']): MoEConfig | undefined {
-  if (layers === undefined || layers.length === 0 || numExperts === undefined || router === undefined) return undefined
+function moeFromFlax({
+  layers,
+  num_experts: numExperts,
+  router,
+}: FlaxModelConfig['moe']): MoEConfig | undefined {
+  if (layers === undefined || layers.length === 0 || numExperts === undefined || router === undefined)
+    return undefined
   return { router: routerFromFlax(router), numExperts, blocks: layers }
 }
 

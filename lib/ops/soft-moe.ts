@@ -91,7 +91,11 @@ export function softMoe(
   const slotsOut = wrap(outHandle, device)
   const pre = wrapOptional(preHandle, device)
   const y = wrap(native.slotsToTokens(operands, 'combine', slotsOut.handle), device)
-  const kept = [...Object.values(logits ?? {}), slotsIn, slotsOut, pre] as (Tensor | null)[]
+  const kept: (Tensor | null)[] = [slotsIn, slotsOut, pre]
+  if (logits !== null) {
+    const { dispatchLse, combineLse, tokenNorm, slotNorm } = logits
+    kept.push(logits.logits, dispatchLse, combineLse, tokenNorm, slotNorm)
+  }
   recordOperation('softMoe', [x, phi, scaleFactor, w1, b1, w2, b2], [y], kept, (dys, [wantsX]) => {
     const dy = only(dys)
     const dSlotsOut = wrap(native.tokensToSlots(operands, 'combine', dy.handle), device)
