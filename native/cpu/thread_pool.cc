@@ -46,8 +46,8 @@ static_assert(ThreadPool::kMaxThreads <= static_cast<int>(kCountMask),
               "the counts of the state word overflow");
 
 thread_local const std::atomic<bool>* cancellation_flag = nullptr;
-// True inside a loop body: a loop started there runs on its own thread.
-thread_local bool inside_loop = false;
+// The worker number inside a loop body, else -1. A loop started in a body runs on that thread, under that number.
+thread_local int current_worker = -1;
 
 bool is_set(const std::atomic<bool>* flag) { return flag && flag->load(std::memory_order_relaxed); }
 
@@ -134,10 +134,11 @@ void ThreadPool::run(std::int64_t count, std::int64_t grain, Function function, 
   const int helpers = static_cast<int>(std::min<std::int64_t>(threads() - 1, chunks - 1));
 
   std::unique_lock<std::mutex> lock(loop_mutex_, std::defer_lock);
-  if (inside_loop || helpers == 0 || !lock.try_lock()) {
+  if (current_worker >= 0 || helpers == 0 || !lock.try_lock()) {
+    const int worker = std::max(current_worker, 0);
     for (std::int64_t begin = 0; begin < count; begin += grain) {
       if (is_set(cancelled)) throw Cancelled{};
-      function(context, begin, std::min(count, begin + grain), 0);
+      function(context, begin, std::min(count, begin + grain), worker);
     }
     return;
   }
@@ -158,7 +159,7 @@ void ThreadPool::run(std::int64_t count, std::int64_t grain, Function function, 
 
 void ThreadPool::run_chunks(int worker) {
   const Loop& loop = loop_;
-  inside_loop = true;
+  current_worker = worker;
   try {
     while (!stopped_.load(std::memory_order_relaxed)) {
       const std::int64_t begin = next_.fetch_add(loop.grain, std::memory_order_relaxed);
@@ -174,7 +175,7 @@ void ThreadPool::run_chunks(int worker) {
     if (!failure_) failure_ = std::current_exception();
     stopped_.store(true, std::memory_order_relaxed);
   }
-  inside_loop = false;
+  current_worker = -1;
 }
 
 void ThreadPool::wake(int helpers) {

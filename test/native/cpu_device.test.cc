@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "core/tensor.h"
+#include "cpu/isa_detect.h"
 #include "cpu/thread_pool.h"
 #include "testing.h"
 
@@ -187,7 +188,7 @@ TEST(device_closes_while_work_is_in_flight) {
     const auto start = std::chrono::steady_clock::now();
     device->close();
     device->close();
-    CHECK(std::chrono::steady_clock::now() - start < std::chrono::milliseconds(100));
+    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(2));  // all of it takes 10
     CHECK(ran.load() <= 1);
     const std::optional<Error> fault = done.get_future().get();
     CHECK(fault.has_value());
@@ -226,8 +227,7 @@ TEST(device_takes_the_instruction_set_that_the_environment_names) {
     const Environment isa("SOFTMOE_CPU_ISA", "avx3");
     CHECK_EQUAL(code_of([] { cpu::open_cpu_device(); }), std::string("ERR_INVALID_ARGUMENT"));
   }
-  const std::string lowest =
-      cpu::open_cpu_device()->description().find("\"neon\"") != std::string::npos ? "neon" : "sse4";
+  const std::string lowest = cpu::available_instruction_sets().front();
   const Environment isa("SOFTMOE_CPU_ISA", lowest.c_str());
   const std::string text = cpu::open_cpu_device()->description();
   CHECK(text.find("\"instructionSet\":\"" + lowest + "\"") != std::string::npos);
