@@ -33,3 +33,5 @@ for (const name of untranslated) {
   }
 }
 fs.writeFileSync(path.join(root, 'dist', 'cjs', 'package.json'), '{ "type": "commonjs" }\n')
+// npm makes an installed command executable; in a clone nobody else does.
+fs.chmodSync(path.join(root, 'dist', 'esm', 'cli', 'softmoe.js'), 0o755)

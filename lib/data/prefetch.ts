@@ -106,10 +106,12 @@ export class Prefetcher {
 }
 
 function startWorker(workerData: BatchWorkerData): Worker {
-  if (batchWorkerFile.endsWith('.js')) return new Worker(batchWorkerFile, { workerData })
+  // None of the process's own flags: --input-type, say, would be refused for a file.
+  const options = { workerData, execArgv: [] }
+  if (batchWorkerFile.endsWith('.js')) return new Worker(batchWorkerFile, options)
   // Run from the TypeScript sources, as the tests do: tsx translates them inside the thread.
   const script = `require('tsx/cjs'); require(${JSON.stringify(batchWorkerFile)})`
-  return new Worker(script, { workerData, eval: true, execArgv: [] })
+  return new Worker(script, { ...options, eval: true })
 }
 
 /** Shared memory passes to a thread without a copy; anything else is copied into it once. */
