@@ -55,8 +55,11 @@ class Lexer {
     if (c == '\0') return token;
     if (startsWord(c)) {
       token.kind = Token::Kind::word;
-      // "::" belongs to a modifier (shared::cta), a single ':' ends a label.
+      // "::" belongs to a modifier (shared::cta), a single ':' ends a label. Directives may stick together
+      // (.reg.b16).
+      const bool isDirective = c == '.';
       while (continuesWord(at()) || (at() == ':' && at(1) == ':' && continuesWord(at(2)))) {
+        if (isDirective && at() == '.' && position_ > start) break;
         position_ += at() == ':' ? 2 : 1;
       }
     } else if (std::isdigit(static_cast<unsigned char>(c))) {
