@@ -20,12 +20,6 @@
   X(Transpose)                       \
   X(Patchify)                        \
   X(CountNonFinite)                  \
-  X(MatMul)                          \
-  X(LinearForward)                   \
-  X(LinearBackwardInput)             \
-  X(LinearBackwardWeight)            \
-  X(ExpertsForward)                  \
-  X(ExpertsBackward)                 \
   X(LayerNormForward)                \
   X(LayerNormBackward)               \
   X(L2NormalizeForward)              \

@@ -59,7 +59,7 @@ struct Case {
   std::int64_t experts, dim, hidden, out;
   double rate;
   Activation activation;
-  std::vector<std::int32_t> offsets, gather;
+  std::vector<std::int32_t, OperandAllocator<std::int32_t>> offsets, gather;
   ExpertRows rows;
   std::int64_t total = 0, max_rows = 0, tokens = 0;
   RandomKey key{77, 5};
@@ -182,8 +182,8 @@ void check_experts(Kernels& kernels, Random& random) {
     const std::int64_t row = random.integer(0, c.total - 1), e = c.expert(row);
     const Values alone(c.dtype, c.out);
     ExpertsForward single = forward;
-    const std::int32_t token = static_cast<std::int32_t>(c.token(row));
-    single.rows = {1, 1, nullptr, 1, &token};
+    const Values token(DType::kInt32, std::vector<double>{static_cast<double>(c.token(row))});
+    single.rows = {1, 1, nullptr, 1, token.buffer().as<std::int32_t>()};
     single.w1 = part(w1, e * c.dim * c.hidden), single.b1 = part(b1, e * c.hidden);
     single.w2 = part(w2, e * c.hidden * c.out), single.b2 = part(b2, e * c.out);
     single.pre = Buffer{};

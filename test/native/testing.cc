@@ -62,6 +62,10 @@ Context::~Context() {
 }
 
 void for_each_instruction_set(const std::function<void(Kernels&)>& body) {
+  if (tests_cuda()) {
+    body(cuda_kernels());
+    return;
+  }
   for (const std::string& name : cpu::available_instruction_sets()) {
     const Context context(name);
     cpu::Scratch scratch;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/kernels.h"
+#include "cuda_under_test.h"
 
 namespace softmoe::testing {
 
@@ -67,7 +68,8 @@ class Context {
   Context& operator=(const Context&) = delete;
 };
 
-// Calls `body` with the kernels of each instruction set that this machine has.
+// Calls `body` with the kernels of each instruction set that this machine has, or with those of a CUDA device
+// (SOFTMOE_TEST_DEVICE=cuda).
 void for_each_instruction_set(const std::function<void(Kernels&)>& body);
 
 using bfloat16 = std::uint16_t;
@@ -88,13 +90,14 @@ class Values {
 
  private:
   // Filled with a pattern that no kernel makes, so that what it leaves out shows.
-  static std::vector<std::uint64_t> bytes_of(DType dtype, std::int64_t count) {
-    return std::vector<std::uint64_t>((static_cast<std::size_t>(count) * size_of(dtype) + 15) / 8,
+  using Words = std::vector<std::uint64_t, OperandAllocator<std::uint64_t>>;
+  static Words bytes_of(DType dtype, std::int64_t count) {
+    return Words((static_cast<std::size_t>(count) * size_of(dtype) + 15) / 8,
                                       0x7fc1'dead'7fc1'deadULL);
   }
   DType dtype_;
   std::int64_t count_;
-  std::vector<std::uint64_t> bytes_;
+  Words bytes_;
 };
 inline std::vector<double> doubles(const Values& values) { return values.doubles(); }
 inline std::vector<double> doubles(const std::vector<double>& values) { return values; }
