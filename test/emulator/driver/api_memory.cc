@@ -204,7 +204,7 @@ CUresult cuMemPoolTrimTo(CUmemoryPool pool, std::size_t) {
 }
 
 CUresult cuMemHostAlloc(void** address, std::size_t bytes, unsigned flags) {
-  return contextCall("cuMemHostAlloc", [&](Driver& driver, DriverLock&, Context& context) {
+  return contextCall("cuMemHostAlloc", [&](Driver& driver, DriverLock& lock, Context& context) {
     if (!address || bytes == 0 || flags > 7) return CUDA_ERROR_INVALID_VALUE;
     forbidWhileCapturing(driver);
     const std::size_t rounded = (bytes + hostPageBytes - 1) / hostPageBytes * hostPageBytes;
@@ -212,6 +212,9 @@ CUresult cuMemHostAlloc(void** address, std::size_t bytes, unsigned flags) {
     if (!*address) return CUDA_ERROR_OUT_OF_MEMORY;
     std::memset(*address, 0xFF, bytes);  // a NaN shows that nobody wrote it
     context.hostBlocks[*address] = {bytes, std::shared_ptr<void>(*address, &std::free)};
+    // Kernels reach page-locked memory by the address that the host uses.
+    driver.executor.waitForRunningPiece(lock);
+    context.memory->adopt(*address, bytes);
     return CUDA_SUCCESS;
   });
 }
@@ -222,6 +225,7 @@ CUresult cuMemFreeHost(void* address) {
     if (!isHostBlock(context, address, false)) return CUDA_ERROR_INVALID_VALUE;
     driver.executor.finishAll(lock, context);  // copies may still use it
     driver.executor.waitForRunningPiece(lock);
+    context.memory->free(reinterpret_cast<CUdeviceptr>(address));
     context.hostBlocks.erase(address);
     return CUDA_SUCCESS;
   };

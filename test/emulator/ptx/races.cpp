@@ -234,8 +234,8 @@ BlockRaces::Conflict BlockRaces::writeGlobal(SegmentTable& segments, DeviceAlloc
     if (segmentIn(reader) >= segments.first() && segmentIn(reader) != self && (bytesIn(reader) & mask)) {
       if (segmentIn(reader) == segments.severalReaders()) {
         // Which blocks read is not known, so a warp that synchronised with others gets the benefit of the
-        // doubt.
-        if (known_[warp].empty()) conflict = {0, 0, true, "writes what was read"};
+        // doubt; so does a write of a part of the word, whose own block may be the one that read that part.
+        if (known_[warp].empty() && mask == 15) conflict = {0, 0, true, "writes what was read"};
       } else {
         const Segment other = segments.at(segmentIn(reader));
         if (!isKnown(warp, other)) conflict = {other.block, other.warp, false, "writes what was read"};
