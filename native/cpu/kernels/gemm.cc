@@ -31,6 +31,7 @@ void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b,
   Element* left = arena.take<Element>(Format::kRows * kPanelStride + kLanes);
   float* tiles = arena.take<float>(one_pass ? kTile : row_panels * column_panels * kTile);
 
+  const char* lines[kMostLinesAhead];
   std::int64_t k = 0;
   do {
     const int steps = static_cast<int>(smaller(depth - k, kStep));
@@ -40,9 +41,15 @@ void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b,
     float* tile = tiles;
     for (std::int64_t row = block.row_begin; row < block.row_end; row += Format::kRows) {
       const int rows = static_cast<int>(smaller<std::int64_t>(block.row_end - row, Format::kRows));
+      const int next_rows =
+          static_cast<int>(smaller<std::int64_t>(block.row_end - row - Format::kRows, Format::kRows));
       a.pack(left, row, rows, k, steps);
       for (std::int64_t panel = 0; panel < column_panels; ++panel) {
-        multiply_tile<Format>(rows, packs_columns, elements, left, right + panel * panel_size, tile, k > 0);
+        const int count = next_rows > 0 ? a.lines_ahead(lines, row + Format::kRows, next_rows, k, steps,
+                                                        panel, column_panels)
+                                        : 0;
+        multiply_tile<Format>(rows, packs_columns, elements, left, right + panel * panel_size, tile, k > 0,
+                              lines, count);
         if (last) {
           const std::int64_t column = block.column_begin + panel * kTileColumns;
           epilogue.apply(tile, row, rows, column,
@@ -66,7 +73,8 @@ template void multiply_block(const LeftOperand<BFloat16Format>&, const RightOper
 BlockSizes choose_blocks(std::int64_t items, std::int64_t rows, std::int64_t columns, int threads) {
   // A block of B (kDepthBlock x 256 x 4 bytes = 384 KiB) lies in the L2 cache. B is packed once for 1,008
   // rows.
-  BlockSizes size{smaller<std::int64_t>(rows, 1008),
+  constexpr std::int64_t kMostRows = 72 * kTileRows;
+  BlockSizes size{round_up(ceil_div(rows, ceil_div(rows, kMostRows)), kTileRows),
                   smaller<std::int64_t>(round_up(columns, kTileColumns), 256 / kTileColumns * kTileColumns)};
   const std::int64_t wanted = threads == 1 ? 1 : 4 * threads;
   for (;;) {

@@ -63,6 +63,8 @@ template <class T>
 using FormatOf = Float32Format;
 #endif
 
+constexpr int kMostLinesAhead = 64;
+
 template <class Format>
 class LeftOperand {
  public:
@@ -71,6 +73,10 @@ class LeftOperand {
   // Packs rows [row, row + rows), rows <= kRows, and steps [k, k + depth) of A.
   virtual void pack(typename Format::Element* panel, std::int64_t row, int rows, std::int64_t k,
                     int depth) const = 0;
+  // Cache lines that part `part` of `parts` of that call will read, for the microkernel to ask for in time;
+  // returns how many. A hint: at most kMostLinesAhead, and none for what is not in memory.
+  virtual int lines_ahead(const char** lines, std::int64_t row, int rows, std::int64_t k, int depth,
+                          std::int64_t part, std::int64_t parts) const = 0;
 
  protected:
   ~LeftOperand() = default;

@@ -16,39 +16,52 @@ inline Vec multiply_add(Vec sum, std::uint32_t a, UintVec b) {
 #endif
 
 template <class Format, int kTileHeight, bool kColumnPanel>
-void multiply_rows(int elements, const typename Format::Element* a, const typename Format::Element* b,
-                   float* tile, bool accumulate) {
+struct TileRegisters {
+  using Element = typename Format::Element;
   Vec sums[kTileHeight][kTileVectors];
-#pragma GCC unroll 32
-  for (int r = 0; r < kTileHeight; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kTileVectors; ++v) {
-      sums[r][v] = accumulate ? load(tile + r * kTileColumns + v * kLanes) : Vec{};
-    }
-  }
-  for (int e = 0; e < elements; ++e) {
+
+  void multiply(const Element* a, const Element* b) {
     decltype(load_elements(b)) right[kTileVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kTileVectors; ++v) right[v] = load_elements(b + v * kLanes);
 #pragma GCC unroll 32
     for (int r = 0; r < kTileHeight; ++r) {
-      const typename Format::Element left = kColumnPanel ? a[r] : a[r * kPanelStride];
+      const Element left = kColumnPanel ? a[r] : a[r * kPanelStride];
 #pragma GCC unroll 4
       for (int v = 0; v < kTileVectors; ++v) sums[r][v] = multiply_add(sums[r][v], left, right[v]);
     }
-    a += kColumnPanel ? Format::kRows : 1;
-    b += kTileColumns;
   }
+};
+
+// The first `line_count` steps also ask for one cache line each.
+template <class Format, int kTileHeight, bool kColumnPanel>
+void multiply_rows(int elements, const typename Format::Element* a, const typename Format::Element* b,
+                   float* tile, bool accumulate, const char* const* lines, int line_count) {
+  constexpr int kStep = kColumnPanel ? Format::kRows : 1;
+  TileRegisters<Format, kTileHeight, kColumnPanel> registers;
 #pragma GCC unroll 32
   for (int r = 0; r < kTileHeight; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kTileVectors; ++v) store(tile + r * kTileColumns + v * kLanes, sums[r][v]);
+    for (int v = 0; v < kTileVectors; ++v) {
+      registers.sums[r][v] = accumulate ? load(tile + r * kTileColumns + v * kLanes) : Vec{};
+    }
+  }
+  int e = 0;
+  for (; e < smaller(elements, line_count); ++e, a += kStep, b += kTileColumns) {
+    __builtin_prefetch(lines[e], 0, 2);
+    registers.multiply(a, b);
+  }
+  for (; e < elements; ++e, a += kStep, b += kTileColumns) registers.multiply(a, b);
+#pragma GCC unroll 32
+  for (int r = 0; r < kTileHeight; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVectors; ++v) store(tile + r * kTileColumns + v * kLanes, registers.sums[r][v]);
   }
 }
 
 template <class Format>
 using TileFunction = void (*)(int, const typename Format::Element*, const typename Format::Element*, float*,
-                              bool);
+                              bool, const char* const*, int);
 
 template <class Format, bool kColumnPanel>
 struct TileFunctions {
@@ -62,11 +75,12 @@ struct TileFunctions {
 // tile (+)= A panel * B panel; only `rows` rows of the tile are written.
 template <class Format>
 inline void multiply_tile(int rows, bool column_panel, int elements, const typename Format::Element* a,
-                          const typename Format::Element* b, float* tile, bool accumulate) {
+                          const typename Format::Element* b, float* tile, bool accumulate,
+                          const char* const* lines, int line_count) {
   constexpr auto kRows = std::make_index_sequence<Format::kRows>();
   const auto function = column_panel ? TileFunctions<Format, true>::get(rows, kRows)
                                      : TileFunctions<Format, false>::get(rows, kRows);
-  function(elements, a, b, tile, accumulate);
+  function(elements, a, b, tile, accumulate, lines, line_count);
 }
 
 }  // namespace softmoe::cpu::SOFTMOE_ISA

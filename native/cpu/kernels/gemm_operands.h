@@ -39,6 +39,29 @@ struct Gathered {
   StoredLine<T> line(std::int64_t i) const { return {data + (index ? index[i] : i) * stride}; }
 };
 
+// Appends the cache lines of elements [i, i + count) of a line in memory.
+template <class Line>
+inline int append_lines(const char** lines, int already, const Line& line, std::int64_t i,
+                        std::int64_t count) {
+  if constexpr (Line::kStored) {
+    const auto first = reinterpret_cast<std::uintptr_t>(line.data + i) / 64 * 64;
+    const auto last = reinterpret_cast<std::uintptr_t>(line.data + i + count);
+    for (auto address = first; address < last && already < kMostLinesAhead; address += 64) {
+      lines[already++] = reinterpret_cast<const char*>(address);
+    }
+  }
+  return already;
+}
+
+template <class Line>
+inline void prefetch_line(const Line& line, std::int64_t i, std::int64_t count) {
+  if constexpr (Line::kStored) {
+    const char* end = reinterpret_cast<const char*>(line.data + i + count);
+    for (const char* p = reinterpret_cast<const char*>(line.data + i); p < end; p += 64)
+      __builtin_prefetch(p);
+  }
+}
+
 template <class Line>
 inline Vec load_line(const Line& line, std::int64_t i, std::int64_t count) {
   return count >= kLanes ? line.load(i) : line.load_partial(i, count);
@@ -129,6 +152,14 @@ class LeftRows final : public LeftOperand<Format> {
       }
     }
   }
+  int lines_ahead(const char** lines, std::int64_t row, int rows, std::int64_t k, int depth,
+                  std::int64_t part, std::int64_t parts) const override {
+    int count = 0;
+    for (std::int64_t r = part * rows / parts; r < (part + 1) * rows / parts; ++r) {
+      count = append_lines(lines, count, source_.line(row + r), k, depth);
+    }
+    return count;
+  }
 
  private:
   Source source_;
@@ -170,6 +201,14 @@ class LeftColumns final : public LeftOperand<Format> {
       }
     }
   }
+  int lines_ahead(const char** lines, std::int64_t row, int rows, std::int64_t k, int depth,
+                  std::int64_t part, std::int64_t parts) const override {
+    int count = 0;
+    for (std::int64_t step = part * depth / parts; step < (part + 1) * depth / parts; ++step) {
+      count = append_lines(lines, count, source_.line(k + step), row, rows);
+    }
+    return count;
+  }
 
  private:
   Source source_;
@@ -181,12 +220,18 @@ template <class Format, class Source>
 class RightRows final : public RightOperand<Format> {
  public:
   using Element = typename Format::Element;
+  static constexpr int kRowsAhead = 4;
   explicit RightRows(const Source& source) : source_(source) {}
   void pack(Element* panels, std::int64_t panel_size, std::int64_t column, std::int64_t columns,
             std::int64_t k, int depth) const override {
     const int elements = elements_of_depth<Format>(depth);
     for (int e = 0; e < elements; ++e) {
       const int step = e * Format::kPerElement;
+      // Rows are far apart: the caches' own prefetching starts anew in each.
+      for (int i = 0; i < Format::kPerElement; ++i) {
+        const int ahead = step + kRowsAhead * Format::kPerElement + i;
+        if (ahead < depth) prefetch_line(source_.line(k + ahead), column, columns);
+      }
       Element* out = panels + e * kTileColumns;
       for (std::int64_t c = 0; c < columns; c += kTileColumns, out += panel_size) {
         for (int v = 0; v < kTileVectors; ++v) {

@@ -1,0 +1,303 @@
+// Times the CPU kernels against what this machine can do: GFLOP/s beside the measured peak of register-only
+// multiply-adds, GB/s beside the measured read bandwidth. Usage: softmoe_native_bench [ISA [THREADS [WORDS
+// …]]]; only cases whose names contain one of the words run.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <string>
+#include <vector>
+
+#include "core/kernels.h"
+#include "cpu/isa_detect.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+using namespace softmoe;
+
+// Time of the clock, or with SOFTMOE_BENCH_CPU_TIME=1 processor time by thread, for machines that others use
+// too.
+bool counts_cpu_time = false;
+double seconds() {
+  if (counts_cpu_time) {
+    timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec)) /
+           cpu::ThreadPool::instance().threads();
+  }
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// The best of several runs: other processes only ever add to a time.
+template <class Body>
+double best_time(const Body& body, double for_seconds = 0.4) {
+  body();
+  double best = 1e30;
+  const double end = seconds() + for_seconds;
+  do {
+    const double start = seconds();
+    body();
+    best = std::min(best, seconds() - start);
+  } while (seconds() < end);
+  return best;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f,fma"))) void multiply_add_registers(long count) {
+  __m512 sums[24];
+#pragma GCC unroll 24
+  for (int i = 0; i < 24; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
+  const __m512 a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(0.001f);
+  for (long n = 0; n < count; ++n) {
+#pragma GCC unroll 24
+    for (int i = 0; i < 24; ++i) {
+      sums[i] = _mm512_fmadd_ps(sums[i], a, b);
+      asm volatile("" : "+v"(sums[i]));
+    }
+  }
+}
+__attribute__((target("avx512f,avx512bf16"))) void multiply_add_pairs(long count) {
+  __m512 sums[24];
+#pragma GCC unroll 24
+  for (int i = 0; i < 24; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
+  const auto a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5f), _mm512_set1_ps(0.5f));
+  for (long n = 0; n < count; ++n) {
+#pragma GCC unroll 24
+    for (int i = 0; i < 24; ++i) {
+      sums[i] = _mm512_dpbf16_ps(sums[i], a, a);
+      asm volatile("" : "+v"(sums[i]));
+    }
+  }
+}
+__attribute__((target("avx512f"))) float read_streams(const char* data, std::size_t bytes,
+                                                      std::size_t streams) {
+  __m512 sum = _mm512_setzero_ps();
+  const std::size_t each = bytes / streams;
+  for (std::size_t i = 0; i < each; i += 256) {
+    for (std::size_t s = 0; s < streams; ++s) {
+      const char* p = data + s * each + i;
+      for (int line = 0; line < 4; ++line) sum = _mm512_add_ps(sum, _mm512_loadu_ps(p + 64 * line));
+    }
+  }
+  float lanes[16];
+  _mm512_storeu_ps(lanes, sum);
+  return lanes[0];
+}
+
+void print_limits(int threads) {
+  auto& pool = cpu::ThreadPool::instance();
+  const auto on_all = [&](const auto& body) {
+    pool.parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end, int) {
+      for (std::int64_t i = begin; i < end; ++i) body(i);
+    });
+  };
+  const long rounds = 1000000;
+  const double fma = best_time([&] { on_all([&](std::int64_t) { multiply_add_registers(rounds); }); });
+  std::printf("peak float32 FMA        %8.1f GFLOP/s\n", 24.0 * 32 * rounds * threads / fma * 1e-9);
+  if (__builtin_cpu_supports("avx512bf16")) {
+    const double pairs = best_time([&] { on_all([&](std::int64_t) { multiply_add_pairs(rounds); }); });
+    std::printf("peak bfloat16 dot pairs %8.1f GFLOP/s\n", 24.0 * 64 * rounds * threads / pairs * 1e-9);
+  }
+  const std::size_t bytes = std::size_t{1} << 29;
+  std::vector<char> memory(bytes, 1);
+  for (const std::size_t streams : {1, 4, 16}) {
+    volatile float sink = 0;
+    const std::size_t each = bytes / static_cast<std::size_t>(threads);
+    const double time = best_time([&] {
+      on_all([&](std::int64_t i) {
+        sink = read_streams(memory.data() + static_cast<std::size_t>(i) * each, each, streams);
+      });
+    });
+    std::printf("read, %2zu streams a thread %6.1f GB/s\n", streams,
+                static_cast<double>(bytes) / time * 1e-9);
+  }
+}
+#endif
+
+class Bench {
+ public:
+  Bench(const std::string& isa, std::vector<std::string> words)
+      : words_(std::move(words)), kernels_(cpu::make_kernels(isa, cpu::ThreadPool::instance(), scratch_)) {}
+
+  Buffer fresh(DType dtype, std::int64_t count) {
+    memory_.emplace_back(static_cast<std::size_t>(count) * size_of(dtype) / 4 + 64);
+    std::uint32_t state = 12345;
+    for (float& value : memory_.back()) {
+      state = state * 1664525 + 1013904223;
+      value = static_cast<float>(state >> 8) * 0x1p-24f - 0.5f;
+    }
+    char* data = reinterpret_cast<char*>(memory_.back().data());
+    data += (64 - reinterpret_cast<std::uintptr_t>(data) % 64) % 64;
+    if (dtype == DType::kBFloat16) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        state = state * 1664525 + 1013904223;
+        const std::uint16_t bits =
+            static_cast<std::uint16_t>(0x3f00 | (state >> 31 << 15) | (state >> 8 & 0x7f));
+        std::memcpy(data + 2 * i, &bits, 2);
+      }
+    }
+    return {data, dtype};
+  }
+
+  template <class Args>
+  void time(const std::string& name, const Args& args, double flops, double bytes) {
+    const double time = best_time([&] { kernels_->run(args); });
+    std::printf("%-44s %9.3f ms %8.1f GFLOP/s %7.1f GB/s\n", name.c_str(), time * 1e3, flops / time * 1e-9,
+                bytes / time * 1e-9);
+    std::fflush(stdout);
+  }
+  bool wants(const std::string& name) const {
+    return words_.empty() || std::any_of(words_.begin(), words_.end(), [&](const std::string& word) {
+             return name.find(word) != std::string::npos;
+           });
+  }
+  void forget() { memory_.clear(); }
+
+  void experts(const std::string& name, DType dtype, std::int64_t experts, std::int64_t rows,
+               std::int64_t dim, std::int64_t hidden, bool backward) {
+    const std::string full = name + " " + name_of(dtype) + (backward ? " backward" : "");
+    if (!wants(full)) return;
+    const double flops = 4.0 * static_cast<double>(experts * rows * dim * hidden);
+    const double weights =
+        2.0 * static_cast<double>(experts * dim * hidden) * static_cast<double>(size_of(dtype));
+    ExpertsForward f;
+    f.rows.num_experts = experts, f.rows.rows_per_expert = rows, f.rows.max_rows = experts * rows;
+    f.x = fresh(dtype, experts * rows * dim), f.y = fresh(dtype, experts * rows * dim);
+    f.w1 = fresh(dtype, experts * dim * hidden), f.w2 = fresh(dtype, experts * dim * hidden);
+    f.b1 = fresh(DType::kFloat32, experts * hidden), f.b2 = fresh(DType::kFloat32, experts * dim);
+    f.dim = dim, f.hidden = hidden, f.out = dim;
+    if (!backward) {
+      time(full, f, flops, weights);
+    } else {
+      ExpertsBackward b;
+      b.rows = f.rows, b.x = f.x, b.w1 = f.w1, b.w2 = f.w2, b.dim = dim, b.hidden = hidden, b.out = dim;
+      b.pre = fresh(dtype, experts * rows * hidden), b.dy = f.y, b.dx = fresh(dtype, experts * rows * dim);
+      b.dw1 = fresh(DType::kFloat32, experts * dim * hidden),
+      b.dw2 = fresh(DType::kFloat32, experts * dim * hidden);
+      b.db1 = fresh(DType::kFloat32, experts * hidden), b.db2 = fresh(DType::kFloat32, experts * dim);
+      time(full, b, 2 * flops, weights + 8.0 * static_cast<double>(experts * dim * hidden));
+    }
+    forget();
+  }
+
+  void matmul(const std::string& name, DType dtype, std::int64_t m, std::int64_t n, std::int64_t k, bool ta,
+              bool tb) {
+    const std::string full = name + (ta ? " ta" : "") + (tb ? " tb" : "") + " " + name_of(dtype);
+    if (!wants(full)) return;
+    MatMul p;
+    p.batch = 1, p.m = m, p.n = n, p.k = k, p.transpose_a = ta, p.transpose_b = tb;
+    p.a = fresh(dtype, m * k), p.b = fresh(dtype, k * n), p.y = fresh(dtype, m * n);
+    time(full, p, 2.0 * static_cast<double>(m * n * k),
+         static_cast<double>(m * k + k * n + m * n) * static_cast<double>(size_of(dtype)));
+    forget();
+  }
+
+  void attention(const std::string& name, DType dtype, std::int64_t batch, std::int64_t heads,
+                 std::int64_t tokens, std::int64_t dim, bool backward) {
+    const std::string full = name + " " + name_of(dtype) + (backward ? " backward" : "");
+    if (!wants(full)) return;
+    const std::int64_t count = batch * heads * tokens * dim;
+    const double flops = 4.0 * static_cast<double>(count * tokens);
+    AttentionForward f;
+    f.q = fresh(dtype, count), f.k = fresh(dtype, count), f.v = fresh(dtype, count),
+    f.o = fresh(dtype, count);
+    f.log_sum_exp = fresh(DType::kFloat32, batch * heads * tokens);
+    f.batch = batch, f.heads = heads, f.queries = f.keys = tokens, f.head_dim = dim, f.scale = 0.125;
+    if (!backward) {
+      time(full, f, flops, 4.0 * static_cast<double>(count) * static_cast<double>(size_of(dtype)));
+    } else {
+      kernels_->run(f);
+      AttentionBackward b;
+      b.q = f.q, b.k = f.k, b.v = f.v, b.o = f.o, b.log_sum_exp = f.log_sum_exp, b.d_o = fresh(dtype, count);
+      b.dq = fresh(dtype, count), b.dk = fresh(dtype, count), b.dv = fresh(dtype, count);
+      b.batch = batch, b.heads = heads, b.queries = b.keys = tokens, b.head_dim = dim, b.scale = 0.125;
+      time(full, b, 2.5 * flops, 8.0 * static_cast<double>(count) * static_cast<double>(size_of(dtype)));
+    }
+    forget();
+  }
+
+  void soft_routing(const std::string& name, DType dtype, std::int64_t batch, std::int64_t tokens,
+                    std::int64_t dim, std::int64_t experts, std::int64_t slots_per_expert) {
+    if (!wants(name + " routing")) return;
+    const std::string full = name + " routing " + name_of(dtype) + " ";
+    SoftRouting r;
+    r.shape = {batch, tokens, dim, experts, slots_per_expert};
+    const std::int64_t slots = r.shape.slots();
+    r.logits = fresh(DType::kFloat32, batch * tokens * slots);
+    r.dispatch_lse = fresh(DType::kFloat32, batch * slots),
+    r.combine_lse = fresh(DType::kFloat32, batch * tokens);
+    SoftLogitsForward l;
+    l.routing = r, l.x = fresh(dtype, batch * tokens * dim), l.phi = fresh(DType::kFloat32, dim * slots);
+    l.scale = fresh(DType::kFloat32, 1);
+    l.token_norm = fresh(DType::kFloat32, batch * tokens), l.slot_norm = fresh(DType::kFloat32, slots);
+    const double flops = 2.0 * static_cast<double>(batch * tokens * slots * dim);
+    time(full + "logits", l, flops, 0);
+    TokensToSlots d;
+    d.routing = r, d.x = l.x, d.slots = fresh(dtype, batch * slots * dim);
+    time(full + "dispatch", d, flops, 0);
+    SlotsToTokens c;
+    c.routing = r, c.slots = d.slots, c.y = fresh(dtype, batch * tokens * dim);
+    time(full + "combine", c, flops, 0);
+    SoftLogitsGradient g;
+    g.routing = r, g.x = l.x, g.slots_in = d.slots, g.dslots_in = d.slots, g.dy = c.y, g.y = c.y,
+    g.slots_out = d.slots;
+    g.dlogits = fresh(DType::kFloat32, batch * tokens * slots);
+    time(full + "logits gradient", g, 2 * flops, 0);
+    SoftLogitsBackward b;
+    b.shape = r.shape, b.x = l.x, b.phi = l.phi, b.scale = l.scale, b.token_norm = l.token_norm;
+    b.slot_norm = l.slot_norm, b.dlogits = g.dlogits, b.dx = fresh(dtype, batch * tokens * dim);
+    b.dphi = fresh(DType::kFloat32, dim * slots), b.dscale = fresh(DType::kFloat32, 1);
+    time(full + "logits backward", b, 2 * flops, 0);
+    forget();
+  }
+
+ private:
+  std::vector<std::string> words_;
+  cpu::Scratch scratch_;
+  std::unique_ptr<Kernels> kernels_;
+  std::vector<std::vector<float>> memory_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string isa = argc > 1 ? argv[1] : cpu::available_instruction_sets().back();
+  counts_cpu_time = std::getenv("SOFTMOE_BENCH_CPU_TIME") != nullptr;
+  const int threads = argc > 2 ? std::atoi(argv[2]) : cpu::ThreadPool::instance().threads();
+  cpu::ThreadPool::instance().set_threads(threads);
+  std::printf("%s, %d threads\n", isa.c_str(), threads);
+  Bench bench(isa, std::vector<std::string>(argv + std::min(argc, 3), argv + argc));
+#if defined(__x86_64__)
+  if (bench.wants("limits") && __builtin_cpu_supports("avx512f")) print_limits(threads);
+#endif
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    bench.matmul("matmul 2048", dtype, 2048, 2048, 2048, false, false);
+    bench.matmul("matmul 2048", dtype, 2048, 2048, 2048, true, false);
+    bench.matmul("matmul 2048", dtype, 2048, 2048, 2048, false, true);
+    for (const bool backward : {false, true}) {
+      bench.experts("mlp S/16 B=8", dtype, 1, 8 * 196, 384, 1536, backward);
+      bench.experts("mlp B/16 B=4", dtype, 1, 4 * 196, 768, 3072, backward);
+      bench.experts("mlp L/16 B=2", dtype, 1, 2 * 196, 1024, 4096, backward);
+      bench.experts("experts S/16 128x1 B=1", dtype, 128, 1, 384, 1536, backward);
+      bench.experts("experts S/16 128x1 B=8", dtype, 128, 8, 384, 1536, backward);
+      bench.experts("experts B/16 128x1 B=1", dtype, 128, 1, 768, 3072, backward);
+      bench.experts("experts B/16 128x1 B=4", dtype, 128, 4, 768, 3072, backward);
+      bench.experts("experts small 16x4 B=32", dtype, 16, 128, 192, 768, backward);
+      bench.experts("experts 4096x1 B=1", dtype, 4096, 1, 64, 256, backward);
+      bench.attention("attention S/16 B=8", dtype, 8, 6, 196, 64, backward);
+      bench.attention("attention H/14 B=1", dtype, 1, 16, 784, 80, backward);
+    }
+    bench.soft_routing("S/16 128x1 B=8", dtype, 8, 196, 384, 128, 1);
+    bench.soft_routing("B/16 128x1 B=4", dtype, 4, 196, 768, 128, 1);
+    bench.soft_routing("S/16 128x1 B=1", dtype, 1, 196, 384, 128, 1);
+    bench.soft_routing("small 16x4 B=32", dtype, 32, 64, 192, 16, 4);
+    bench.soft_routing("S/16 4096x1 B=1", dtype, 1, 196, 384, 4096, 1);
+  }
+  return 0;
+}
