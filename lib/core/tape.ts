@@ -179,7 +179,9 @@ export class Tape implements Collector {
       this.dispose()
       throw error
     }
-    visitTensors(result, (tensor) => { this.keep(tensor); })
+    visitTensors(result, (tensor) => {
+      this.keep(tensor)
+    })
     return result
   }
 

@@ -1,0 +1,154 @@
+import type { Tensor } from '../core/tensor.js'
+import type { Activation } from '../native.js'
+import {
+  experts,
+  type ExpertsOptions,
+  type ExpertWeights,
+  type GatherGradient,
+  type RaggedRows,
+} from '../ops/experts.js'
+import { reshape } from '../ops/elementwise.js'
+import { type Initializer, normal, sharedAlongFirstAxis, xavierUniform } from './initializers.js'
+import { type LayerContext, Module, requireCount, requireRate } from './module.js'
+import type { Parameter } from './parameter.js'
+
+/** Options of an MLP. */
+export interface MlpOptions {
+  readonly dim: number
+  /** Width of the hidden layer; the papers use `4 * dim`. */
+  readonly hiddenDim: number
+  /** Default `gelu` (tanh form). */
+  readonly activation?: Activation
+  /** Dropout after the activation and after the second product, in training. Default 0. */
+  readonly dropoutRate?: number
+}
+
+/** Options of `Experts`. */
+export interface ExpertsLayerOptions extends MlpOptions {
+  readonly numExperts: number
+  /** Whether all experts start with the same weights, as in the papers' code. Default false: independent. */
+  readonly shareInit?: boolean
+}
+
+class ExpertLayer extends Module {
+  readonly kernel: Parameter
+  readonly bias: Parameter
+
+  constructor(
+    shape: { readonly kernel: readonly number[]; readonly bias: readonly number[] },
+    init: { readonly kernel: Initializer; readonly bias: Initializer },
+    context: LayerContext,
+  ) {
+    super(context)
+    this.kernel = this.parameter('kernel', shape.kernel, init.kernel)
+    this.bias = this.parameter('bias', shape.bias, init.bias)
+  }
+}
+
+/** A batch of two-layer MLPs. `numExperts` null makes one dense MLP, stored without the expert axis. */
+abstract class MlpBase extends Module {
+  readonly options: MlpOptions
+  readonly numExperts: number
+  readonly first: ExpertLayer
+  readonly second: ExpertLayer
+
+  protected constructor(
+    options: MlpOptions,
+    numExperts: number | null,
+    shareInit: boolean,
+    context: LayerContext,
+  ) {
+    super(context)
+    this.options = options
+    this.numExperts = numExperts ?? 1
+    const { dim, hiddenDim, dropoutRate = 0 } = options
+    requireCount('dim', dim)
+    requireCount('hiddenDim', hiddenDim)
+    requireCount('numExperts', this.numExperts)
+    requireRate('dropoutRate', dropoutRate)
+    const leading = numExperts === null ? [] : [numExperts]
+    const layer = (inDim: number, outDim: number): ExpertLayer => {
+      const kernel = xavierUniform(inDim, outDim)
+      const bias = normal(1e-6)
+      return new ExpertLayer(
+        { kernel: [...leading, inDim, outDim], bias: [...leading, outDim] },
+        shareInit
+          ? { kernel: sharedAlongFirstAxis(kernel), bias: sharedAlongFirstAxis(bias) }
+          : { kernel, bias },
+        this.context,
+      )
+    }
+    this.first = this.child('Dense_0', layer(dim, hiddenDim))
+    this.second = this.child('Dense_1', layer(hiddenDim, dim))
+  }
+
+  /** The weights as operations take them. */
+  weights(): ExpertWeights {
+    const { dim, hiddenDim } = this.options
+    const e = this.numExperts
+    return {
+      w1: this.first.kernel.operand(this.dtype, [e, dim, hiddenDim]),
+      b1: this.first.bias.operand('float32', [e, hiddenDim]),
+      w2: this.second.kernel.operand(this.dtype, [e, hiddenDim, dim]),
+      b2: this.second.bias.operand('float32', [e, dim]),
+    }
+  }
+
+  /** Activation and, in training, dropout with a fresh key. */
+  callOptions(): ExpertsOptions {
+    const { activation = 'gelu', dropoutRate = 0 } = this.options
+    return this.training && dropoutRate > 0
+      ? { activation, dropoutRate, key: this.random.next() }
+      : { activation }
+  }
+}
+
+/** The dense MLP of a ViT block: `gelu(x W1 + b1) W2 + b2`. */
+export class Mlp extends MlpBase {
+  constructor(options: MlpOptions, context: LayerContext = {}) {
+    super(options, null, false, context)
+  }
+
+  /** @param x - `[..., dim]` */
+  forward(x: Tensor): Tensor {
+    return this.run(() => {
+      const { dim } = this.options
+      const rows = reshape(x, [1, x.size / dim, dim])
+      return reshape(experts(rows, this.weights(), this.callOptions()), x.shape)
+    })
+  }
+}
+
+/** The experts of a MoE layer: `numExperts` MLPs, each on its own rows. */
+export class Experts extends MlpBase {
+  readonly shareInit: boolean
+
+  constructor(options: ExpertsLayerOptions, context: LayerContext = {}) {
+    super(options, options.numExperts, options.shareInit ?? false, context)
+    this.shareInit = options.shareInit ?? false
+  }
+
+  /**
+   * @param x - `[experts, rows, dim]`, or `[tokens, dim]` with ragged rows
+   * @returns `[experts, rows, dim]`, or `[maxRows, dim]`
+   */
+  forward(x: Tensor, rows?: RaggedRows, gatherGradient?: GatherGradient): Tensor {
+    return experts(x, this.weights(), this.callOptions(), rows, gatherGradient)
+  }
+
+  /** Gives every expert the weights of a dense MLP (sparse upcycling). @throws `ERR_SHAPE` */
+  upcycle(mlp: Mlp): void {
+    const pairs = [
+      [this.first, mlp.first],
+      [this.second, mlp.second],
+    ] as const
+    for (const [own, dense] of pairs) {
+      for (const name of ['kernel', 'bias'] as const) {
+        const values = dense[name].value.dataSync() as Float32Array
+        const repeated = new Float32Array(values.length * this.numExperts)
+        for (let e = 0; e < this.numExperts; e++) repeated.set(values, e * values.length)
+        own[name].set(repeated)
+      }
+    }
+  }
+}

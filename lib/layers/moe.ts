@@ -1,0 +1,98 @@
+import { SoftMoEError } from '../core/errors.js'
+import { RandomSource } from '../core/random-source.js'
+import { noGrad } from '../core/tape.js'
+import type { Tensor } from '../core/tensor.js'
+import type { Router, RouteOptions } from '../routers/router.js'
+import { SoftRouter, type SoftRouterOptions, type SoftRoutingWeights } from '../routers/soft.js'
+import { Experts, type ExpertsLayerOptions, type Mlp } from './experts.js'
+import { type LayerContext, Module } from './module.js'
+
+/** What a MoE layer returns. */
+export interface MoEOutput {
+  /** `[batch, tokens, dim]`. */
+  readonly output: Tensor
+  /** Weighted sum of the router's auxiliary losses, a float32 tensor of shape `[]`, or null. */
+  readonly auxiliaryLoss: Tensor | null
+}
+
+/** A mixture-of-experts layer: `Y = combine(experts(dispatch(X)))` with any router. */
+export class MoE<R extends Router = Router> extends Module {
+  readonly router: R
+  readonly experts: Experts
+
+  constructor(router: R, expertOptions: ExpertsLayerOptions, context: LayerContext = {}) {
+    super(context)
+    this.router = this.child('Router', router)
+    this.experts = this.child('Mlp', new Experts(expertOptions, this.context))
+  }
+
+  /** @param x - `[batch, tokens, dim]` */
+  forward(x: Tensor, options?: RouteOptions): Tensor {
+    return this.forwardWithLoss(x, options).output
+  }
+
+  /** As `forward`, with the auxiliary loss to add to the task's. */
+  forwardWithLoss(x: Tensor, options?: RouteOptions): MoEOutput {
+    requireTokens(x, this.experts.options.dim)
+    return this.run(() => {
+      const routing = this.router.route(x, options)
+      return { output: routing.apply(this.experts), auxiliaryLoss: routing.auxiliaryLoss }
+    })
+  }
+
+  /** Gives every expert the weights of a dense MLP (sparse upcycling). @throws `ERR_SHAPE` */
+  upcycle(mlp: Mlp): this {
+    this.experts.upcycle(mlp)
+    return this
+  }
+}
+
+/** Options of `SoftMoE`. */
+export interface SoftMoELayerOptions
+  extends SoftRouterOptions, Omit<ExpertsLayerOptions, 'dim' | 'numExperts'> {}
+
+/**
+ * The Soft MoE layer (Puigcerver et al., "From Sparse to Soft Mixtures of Experts").
+ *
+ * @example
+ * const layer = new SoftMoE({ dim: 384, hiddenDim: 1536, numExperts: 128, slotsPerExpert: 1 })
+ * const y = layer.forward(x) // [batch, tokens, 384]
+ */
+export class SoftMoE extends MoE<SoftRouter> {
+  constructor(options: SoftMoELayerOptions, context: LayerContext = {}) {
+    const shared = { ...context, random: context.random ?? new RandomSource() }
+    super(new SoftRouter(options, shared), options, shared)
+  }
+
+  /** A layer whose experts all start as copies of a trained dense MLP. */
+  static fromDense(
+    mlp: Mlp,
+    options: Omit<SoftMoELayerOptions, 'dim' | 'hiddenDim' | 'activation'>,
+    context: LayerContext = {},
+  ): SoftMoE {
+    const layer = new SoftMoE(
+      { ...mlp.options, ...options },
+      { device: mlp.device, dtype: mlp.dtype, random: mlp.random, ...context },
+    )
+    return layer.upcycle(mlp)
+  }
+
+  /**
+   * Dispatch and combine weights of a batch, for inspection; nothing is recorded. The caller disposes of them.
+   *
+   * @param x - `[batch, tokens, dim]`
+   */
+  routing(x: Tensor, options?: RouteOptions): SoftRoutingWeights {
+    return noGrad(() => this.router.weights(x, options))
+  }
+}
+
+/** Throws unless `x` is `[batch, tokens, dim]`. */
+function requireTokens(x: Tensor, dim: number): void {
+  if (x.shape.length !== 3 || x.shape[2] !== dim) {
+    throw new SoftMoEError(
+      'ERR_SHAPE',
+      `the layer got a tensor of shape [${x.shape.join(', ')}]; wanted [batch, tokens, ${dim}]`,
+    )
+  }
+}

@@ -1,0 +1,52 @@
+import { SoftMoEError } from '../core/errors.js'
+import type { VisionTransformerConfig } from './config.js'
+
+/** The backbone of a vision transformer, without classes and MoE. */
+export type Backbone = Pick<VisionTransformerConfig, 'patchSize' | 'width' | 'depth' | 'numHeads' | 'mlpDim'>
+
+type Size = Omit<Backbone, 'patchSize'>
+
+const VIT_SIZES = {
+  Ti: { width: 192, depth: 12, numHeads: 3, mlpDim: 768 },
+  S: { width: 384, depth: 12, numHeads: 6, mlpDim: 1536 },
+  B: { width: 768, depth: 12, numHeads: 12, mlpDim: 3072 },
+  L: { width: 1024, depth: 24, numHeads: 16, mlpDim: 4096 },
+  H: { width: 1280, depth: 32, numHeads: 16, mlpDim: 5120 },
+} as const satisfies Record<string, Size>
+
+/** V-MoE's S is wider and shallower than the usual one; its other sizes are the same. */
+const VMOE_SIZES = {
+  ...VIT_SIZES,
+  S: { width: 512, depth: 8, numHeads: 8, mlpDim: 2048 },
+} as const satisfies Record<string, Size>
+
+function backbone(sizes: Readonly<Record<string, Size>>, name: string): Backbone {
+  const match = /^([A-Za-z]+)\/(\d+)$/.exec(name)
+  const size = match === null ? undefined : sizes[match[1] ?? '']
+  const patchSize = Number(match?.[2])
+  if (size === undefined || !(patchSize >= 4 && patchSize <= 32)) {
+    throw new SoftMoEError(
+      'ERR_INVALID_ARGUMENT',
+      `the model is '${name}'; wanted a size (${Object.keys(sizes).join(', ')}) and a patch from 4 to 32, like 'S/16'`,
+    )
+  }
+  return { patchSize, ...size }
+}
+
+/**
+ * The backbones of the Soft MoE paper.
+ *
+ * @param name - size and patch, `Ti/4` … `H/32`
+ * @example new VisionTransformer({ ...vit('S/16'), numClasses: 10 })
+ */
+export function vit(name: string): Backbone {
+  return backbone(VIT_SIZES, name)
+}
+
+/** The backbones of the V-MoE paper. */
+export function vmoe(name: string): Backbone {
+  return backbone(VMOE_SIZES, name)
+}
+
+/** Blocks that hold a MoE in the Soft MoE paper: the last n of each size. */
+export const SOFT_MOE_LAST_BLOCKS: Readonly<Record<string, number>> = { S: 6, B: 6, L: 12, H: 16 }
