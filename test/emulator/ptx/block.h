@@ -105,6 +105,7 @@ class Block {
   void reportDeadlock();
   uint64_t slice();
   Mask memberMask(Warp& warp, const Inst& inst, Mask mask) const;
+  Mask sameMembers(Warp& warp, const Inst& inst, Mask mask) const;
 
   std::vector<uint8_t> rows_;
   uint8_t* rowsAligned_ = nullptr;

@@ -49,6 +49,16 @@ Mask Block::memberMask(Warp& warp, const Inst& inst, Mask mask) const {
   return warp.row<Mask>(inst.op[inst.member])[firstLane(mask)] & warp.alive;
 }
 
+// Of the lanes, those that name the same members as the first: tiles of a warp may meet at one instruction.
+Mask Block::sameMembers(Warp& warp, const Inst& inst, Mask mask) const {
+  if (inst.member == 255) return mask;
+  const Mask* members = warp.row<Mask>(inst.op[inst.member]);
+  const Mask first = members[firstLane(mask)];
+  Mask same = 0;
+  for (int lane = 0; lane < kLanes; lane++) same |= Mask(members[lane] == first) << lane;
+  return same & mask;
+}
+
 // Undefined guards: a branch, memory or warp-wide instruction takes effect, anything else just spreads the
 // doubt.
 void Block::checkGuard(Warp& warp, const Inst& inst, Mask mask, Mask& active) {
@@ -98,7 +108,8 @@ void Block::runWarp(Warp& warp) {
         InstCounters& counter = instCounters[inst.index];
         counter.executions++;
         counter.lanes += static_cast<uint64_t>(__builtin_popcount(active));
-        if (warp.tainted && active && inst.propagate) inst.propagate(warp, inst, active);
+        if (warp.tainted && active && inst.propagate && inst.kind != Kind::convergeHere)
+          inst.propagate(warp, inst, active);
         if (warp.tainted && inst.predicate != kNone) checkGuard(warp, inst, mask, active);
       }
       budget--;
@@ -156,25 +167,40 @@ void Block::runWarp(Warp& warp) {
           }
           pc++;
           break;
-        case Kind::convergeHere:
-          if (active) {
-            const Mask wanted = memberMask(warp, inst, active);
+        case Kind::convergeHere: {
+          Mask incomplete = 0;
+          for (Mask rest = active; rest;) {
+            const Mask together = sameMembers(warp, inst, rest);
+            const Mask wanted = memberMask(warp, inst, rest);
+            rest &= ~together;
             if (wanted & ~mask) {
-              warp.groups.push_back({pc, mask, Group::State::converging, -1});
-              stay = false;
-              break;
+              incomplete |= together;
+              continue;
             }
-            inst.execute(warp, inst, active);
+            if constexpr (kChecking) {
+              if (warp.tainted && inst.propagate) inst.propagate(warp, inst, together);
+            }
+            inst.execute(warp, inst, together);
           }
+          if (incomplete == active) incomplete = active ? mask : 0;  // lanes switched off may be named too
+          if (incomplete) warp.groups.push_back({pc, incomplete, Group::State::converging, -1});
+          mask &= ~incomplete;
+          stay = mask != 0;
           pc++;
           break;
-        case Kind::convergeWarp:
-          if (active && !convergeWarp(warp, pc, active, memberMask(warp, inst, active))) {
-            if (mask & ~active) warp.groups.push_back({pc + 1, mask & ~active, Group::State::ready, -1});
-            stay = false;
+        }
+        case Kind::convergeWarp: {
+          Mask incomplete = 0;
+          for (Mask rest = active; rest;) {
+            const Mask together = sameMembers(warp, inst, rest);
+            if (!convergeWarp(warp, pc, together, memberMask(warp, inst, rest))) incomplete |= together;
+            rest &= ~together;
           }
+          mask &= ~incomplete;
+          stay = mask != 0;
           pc++;
           break;
+        }
         case Kind::yielding:
           if (active) inst.execute(warp, inst, active);
           pc++;
