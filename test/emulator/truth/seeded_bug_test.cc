@@ -159,7 +159,19 @@ TEST("a bank conflict leaves the result right and shows in the counters of its l
   EXPECT_EQUAL(JournalLine{counters.text.substr(lines)}.number("line"), lineOf("bank conflict"));
 }
 
-TEST("shared memory that nobody cleared is caught where its value leaves the block") {
+TEST("shared memory that nobody wrote is caught where its value leaves the block, with its lane") {
+  {
+    const Session session;
+    expectSilent(session, runFloats(kernels(), "shift_right", threads));
+  }
+  const Session session;
+  expectCaught(session, runFloats(kernels(), "shift_wrong", threads), CUDA_ERROR_LAUNCH_FAILED,
+               "undefined-value", "shift_wrong", "uninitialised read");
+  EXPECT_EQUAL(session.reports()[0].number("warp"), 3);
+  EXPECT_EQUAL(session.reports()[0].number("lane"), 31);
+}
+
+TEST("atomics on shared memory that nobody cleared are caught") {
   const auto runHistogram = [](const Program& program, const char* kernel) {
     const DeviceArray<int> values(RandomValues(6).integers(threads, 0, 100));
     const DeviceArray<int> counts(4);
@@ -171,7 +183,7 @@ TEST("shared memory that nobody cleared is caught where its value leaves the blo
   }
   const Session session;
   expectCaught(session, runHistogram(kernels(), "histogram_wrong"), CUDA_ERROR_LAUNCH_FAILED,
-               "undefined-value", "histogram_wrong", "uninitialised read");
+               "undefined-value", "histogram_wrong", "");
 }
 
 TEST("a branch on global memory that nobody wrote is caught") {
@@ -209,6 +221,13 @@ TEST("a sum whose order is left open has other bits in other orders; one in a fi
   }
   EXPECT_EQUAL(ordered.size(), std::size_t{1});
   EXPECT(open.size() > 1);
+}
+
+TEST("a barrier that some lanes of a warp never reach is divergent") {
+  const Session session;
+  const CUresult outcome = runFloats(kernels(), "barrier_in_branch", threads);
+  expectCaught(session, outcome, CUDA_ERROR_LAUNCH_FAILED, "barrier-divergence", "barrier_in_branch",
+               "barrier in a branch");
 }
 
 TEST("threads that wait at different barriers are a deadlock") {

@@ -93,7 +93,19 @@ extern "C" __global__ void transpose_wrong(const float* values, float* transpose
   transpose<32>(values, transposed);
 }
 
-// The wrong one counts in memory that nobody cleared, of shared memory and of global memory.
+// Shifts by one; the wrong one never writes the element that the last thread reads.
+template <bool whole>
+__device__ void shift(const float* values, float* shifted) {
+  __shared__ float tile[threads + 1];
+  tile[threadIdx.x] = values[threadIdx.x];
+  if (whole && threadIdx.x == 0) tile[threads] = 0;
+  __syncthreads();
+  shifted[threadIdx.x] = tile[threadIdx.x + 1];  // BUG uninitialised read
+}
+extern "C" __global__ void shift_right(const float* values, float* shifted) { shift<true>(values, shifted); }
+extern "C" __global__ void shift_wrong(const float* values, float* shifted) { shift<false>(values, shifted); }
+
+// The wrong one counts in shared memory that nobody cleared.
 template <bool clear>
 __device__ void histogram(const int* values, int* counts) {
   __shared__ int bins[4];
@@ -101,7 +113,7 @@ __device__ void histogram(const int* values, int* counts) {
   __syncthreads();
   atomicAdd(&bins[values[threadIdx.x] & 3], 1);
   __syncthreads();
-  if (threadIdx.x < 4) counts[threadIdx.x] = bins[threadIdx.x];  // BUG uninitialised read
+  if (threadIdx.x < 4) counts[threadIdx.x] = bins[threadIdx.x];
 }
 extern "C" __global__ void histogram_right(const int* values, int* counts) {
   histogram<true>(values, counts);
@@ -130,6 +142,16 @@ extern "C" __global__ void sum_right(const float* values, float* total, int coun
   sum = 0;
   for (int i = 0; i < threads; ++i) sum += partial[i];
   *total = sum;
+}
+
+// A barrier that only half of each warp reaches.
+extern "C" __global__ void barrier_in_branch(const float* values, float* result) {
+  __shared__ float tile[threads];
+  tile[threadIdx.x] = values[threadIdx.x];
+  if (threadIdx.x % 32 < 16) {
+    __syncthreads();  // BUG barrier in a branch
+    result[threadIdx.x] = tile[threadIdx.x ^ 1];
+  }
 }
 
 // Two barriers of 128 threads each, and half of the block at either: nobody goes on.
