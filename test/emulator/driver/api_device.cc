@@ -46,6 +46,7 @@ int attributeValue(const Settings& settings, int attribute) {
       return 512;
     case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
       return properties.multiprocessors;
+    case CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY:
     case CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS:
     case CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING:
     case CU_DEVICE_ATTRIBUTE_STREAM_PRIORITIES_SUPPORTED:

@@ -85,6 +85,20 @@ TEST("host memory is pinned, registered once and given back once") {
   EXPECT_EQUAL(cuMemFreeHost(pinned), CUDA_ERROR_INVALID_VALUE);
 }
 
+TEST("kernels reach pinned memory by the host's address, until it is freed") {
+  const Session session;
+  const Program program(incrementPtx);
+  void* pinned = nullptr;
+  SUCCEED(cuMemHostAlloc(&pinned, 3 * sizeof(int), 0));
+  int* values = static_cast<int*>(pinned);
+  for (int i = 0; i < 3; ++i) values[i] = 10 * i;
+  const auto address = reinterpret_cast<CUdeviceptr>(pinned);
+  SUCCEED(run(program.function("increment"), {1, 32}, address, 3u));
+  EXPECT(values[0] == 1 && values[1] == 11 && values[2] == 21);
+  SUCCEED(cuMemFreeHost(pinned));
+  EXPECT_EQUAL(run(program.function("increment"), {1, 32}, address, 3u), CUDA_ERROR_ILLEGAL_ADDRESS);
+}
+
 TEST("tensor maps keep to the rules of the reference") {
   CUtensorMap map;
   const std::uint64_t dimensions[] = {64, 100};
