@@ -34,12 +34,6 @@
   X(AdamWStep)                       \
   X(SgdStep)                         \
   X(GlobalNorm)                      \
-  X(SoftLogitsForward)               \
-  X(TokensToSlots)                   \
-  X(SlotsToTokens)                   \
-  X(SoftWeights)                     \
-  X(SoftLogitsGradient)              \
-  X(SoftLogitsBackward)              \
   X(TokensChoice)                    \
   X(ExpertsChoice)                   \
   X(RowsFromTokensChoice)            \

@@ -18,7 +18,7 @@ cuda::CudaDevice& device() {
 
 class WaitingKernels final : public Kernels {
  public:
-#define SOFTMOE_DEFINE(family, kernel)   \
+#define SOFTMOE_DEFINE(family, kernel)    \
   void run(const kernel& args) override { \
     device().launch(args);                \
     device().synchronize();               \

@@ -1,5 +1,6 @@
 // Runs the tests of the kernels on a CUDA device: SOFTMOE_TEST_DEVICE=cuda. The driver may be an emulated one
-// (SOFTMOE_CUDA_DRIVER). Operands are page-locked host memory, which tests and kernels reach by the same address.
+// (SOFTMOE_CUDA_DRIVER). Operands are page-locked host memory, which tests and kernels reach by the same
+// address.
 #pragma once
 
 #include <cstddef>

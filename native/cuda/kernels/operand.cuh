@@ -57,10 +57,12 @@ class CopiedOperand {
     }
   }
 
-  __device__ __forceinline__ void fetch(char* panel, int tile) const {
+  // `skipped`: elements between the matrix and the one of the same shape that is meant.
+  __device__ __forceinline__ void fetch(char* panel, int tile, std::size_t skipped = 0) const {
+    const T* data = data_ + skipped;
     const int depth = range_.depth_begin + tile * Panel::kDepth;
     if (!aligned_) {
-      fetch_by_element(panel, depth);
+      fetch_by_element(panel, data, depth);
       return;
     }
     const std::uint32_t address = ptx::shared_address(panel);
@@ -72,8 +74,8 @@ class CopiedOperand {
       const int column = column_begin(depth) + chunk * Panel::kChunkElements;
       const int offset = Panel::kDepthContiguous ? row_offset_[i] : offset_of_row(depth + panel_row);
       const int elements = offset == kNoRow ? 0 : max(0, min(column_end() - column, Panel::kChunkElements));
-      ptx::copy_async_16(address + Panel::offset(panel_row, chunk),
-                         elements ? data_ + offset + column : data_, elements * static_cast<int>(sizeof(T)));
+      ptx::copy_async_16(address + Panel::offset(panel_row, chunk), elements ? data + offset + column : data,
+                         elements * static_cast<int>(sizeof(T)));
     }
   }
 
@@ -96,14 +98,14 @@ class CopiedOperand {
   }
 
   // Kept short rather than fast: only matrices with odd extents come here.
-  __device__ __forceinline__ void fetch_by_element(char* panel, int depth) const {
+  __device__ __forceinline__ void fetch_by_element(char* panel, const T* data, int depth) const {
 #pragma unroll 1
     for (int q = threadIdx.x; q < kTotal; q += kThreads) {
       const int panel_row = q / Panel::kChunks, chunk = q % Panel::kChunks;
       const int column = column_begin(depth) + chunk * Panel::kChunkElements;
       const int offset = offset_of_row((Panel::kDepthContiguous ? range_.outer_begin : depth) + panel_row);
       *reinterpret_cast<uint4*>(panel + Panel::offset(panel_row, chunk)) =
-          offset == kNoRow ? make_uint4(0, 0, 0, 0) : load_unaligned(data_ + offset, column, column_end());
+          offset == kNoRow ? make_uint4(0, 0, 0, 0) : load_unaligned(data + offset, column, column_end());
     }
   }
 

@@ -1,0 +1,212 @@
+// Gradients of the Soft MoE router. With G1 = x dslots_in^T and G2 = dy slots_out^T (per sequence)
+//   dlogits = D (G1 - slots_in . dslots_in) + C (G2 - y . dy)
+// One kernel makes both products of a tile and applies the weights, made anew, in its epilogues: neither D,
+// C, dD nor dC is stored. Then
+//   dxhat = scale dlogits phihat^T          dx = r (dxhat - xhat (xhat . dxhat))
+//   dphihat = scale xhat^T dlogits          dphi likewise by columns; dscale = sum over tokens of xhat .
+//   dxhat / scale
+// where the two products are those of products_*.cu in float32. With eps outside the root, r = 1 / (n + eps),
+// the second term's factor r^3 becomes r^2 / n.
+#include "cuda/kernels/gemm.cuh"
+#include "cuda/kernels/reduce.cuh"
+#include "cuda/kernels/soft_weights.cuh"
+
+namespace softmoe::cuda {
+
+constexpr int kThreads = 256, kWarps = kThreads / kWarpSize;
+
+// --- row dots: a warp a row
+// --------------------------------------------------------------------------------------
+
+template <class T>
+__device__ __forceinline__ void row_dots(const RowDots& p) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;
+  if (i >= p.count) return;
+  const int lane = threadIdx.x % kWarpSize, dim = p.shape.dim;
+  std::int64_t row = i;
+  if (p.of_slots) {
+    row = slot_row(p.shape, static_cast<int>(i / p.shape.slots), static_cast<int>(i % p.shape.slots));
+  }
+  const T* a = static_cast<const T*>(p.a) + row * dim;
+  const T* b = static_cast<const T*>(p.b) + row * dim;
+  float sum = 0;
+  for (int k = lane * 4; k < dim; k += kWarpSize * 4) {
+    const float4 u = load4_partial(a + k, dim - k, p.aligned), v = load4_partial(b + k, dim - k, p.aligned);
+    sum += u.x * v.x + u.y * v.y + u.z * v.z + u.w * v.w;
+  }
+  sum = warp_sum(sum);
+  if (lane == 0) p.dots[i] = sum;
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads)
+    soft_row_dots_bfloat16(const __grid_constant__ RowDots params) {
+  row_dots<bfloat16>(params);
+}
+extern "C" __global__ void __launch_bounds__(kThreads)
+    soft_row_dots_float32(const __grid_constant__ RowDots params) {
+  row_dots<float>(params);
+}
+
+// --- dlogits
+// -----------------------------------------------------------------------------------------------------
+
+template <class T>
+using GradientTile = GemmTile<T, 64, 64, 2, 2, 128, 3, Layout::kDepthContiguous, Layout::kDepthContiguous>;
+
+template <class T>
+__device__ __forceinline__ void logits_gradient(const LogitsGradient& p) {
+  using Tile = GradientTile<T>;
+  extern __shared__ __align__(128) char shared[];
+  int index = blockIdx.x;
+  const int first = index % p.row_tiles * Tile::kM;
+  index /= p.row_tiles;
+  const int column = index % p.column_tiles * Tile::kN, b = index / p.column_tiles;
+  const int tokens = p.shape.tokens, slots = p.shape.slots, dim = p.shape.dim;
+  const std::size_t sequence = static_cast<std::size_t>(b) * tokens;
+  float* result = reinterpret_cast<float*>(shared);
+  bool adds = p.accumulate;
+
+#pragma unroll 1
+  for (const LogitsGradientSide* side : {&p.dispatch, &p.combine}) {
+    if (!side->a) continue;
+    CopiedOperand<T, typename Tile::PanelA, Tile::kThreads, SameRow> source_a(
+        static_cast<const T*>(side->a) + sequence * dim, dim, {first, min(first + Tile::kM, tokens), 0, dim},
+        p.operands_aligned, {});
+    CopiedOperand<T, typename Tile::PanelB, Tile::kThreads, SlotRow> source_b(
+        static_cast<const T*>(side->b), dim, {column, min(column + Tile::kN, slots), 0, dim},
+        p.operands_aligned, {p.shape, b});
+    typename Tile::Accumulators c;
+    Tile::clear(c);
+    Tile::multiply(c, source_a, source_b, (dim + Tile::kDepth - 1) / Tile::kDepth, shared, p.exact);
+    Tile::to_shared(c, result);
+    // A thread meets the same elements for both sides.
+    Tile::for_each_four(result, [&](int r, int c4, float4 v) {
+      const int m = first + r, j = column + c4, count = min(slots - j, 4);
+      if (m >= tokens || count <= 0) return;
+      const SideWeights& weights = side->weights;
+      const float4 weight = weights_of(weights, b, m, j, load_logits(weights, b, m, j));
+      float4 dots;
+      if (weights.side == RoutingSide::kDispatch) {
+        dots = load4_partial(side->dots + static_cast<std::size_t>(b) * slots + j, count, weights.aligned);
+      } else {
+        const float dot = side->dots[sequence + m];
+        dots = make_float4(dot, dot, dot, dot);
+      }
+      v = make_float4(weight.x * (v.x - dots.x), weight.y * (v.y - dots.y), weight.z * (v.z - dots.z),
+                      weight.w * (v.w - dots.w));
+      float* target = p.dlogits + (sequence + m) * slots + j;
+      if (adds) {
+        const float4 old = load4_partial(target, count, weights.aligned);
+        v = make_float4(v.x + old.x, v.y + old.y, v.z + old.z, v.w + old.w);
+      }
+      store4_partial(target, v, count, weights.aligned);
+    });
+    adds = true;
+    __syncthreads();  // the stages of the next product take the place of the results
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2)
+    soft_logits_gradient_bfloat16(const __grid_constant__ LogitsGradient params) {
+  logits_gradient<bfloat16>(params);
+}
+extern "C" __global__ void __launch_bounds__(128, 2)
+    soft_logits_gradient_float32(const __grid_constant__ LogitsGradient params) {
+  logits_gradient<float>(params);
+}
+
+// --- through the normalisations
+// ----------------------------------------------------------------------------------
+
+extern "C" __global__ void __launch_bounds__(kThreads)
+    soft_normalize_slots(const __grid_constant__ NormalizeSlots p) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < static_cast<std::int64_t>(p.dim) * p.slots) p.phihat[i] = p.phi[i] * p.slot_norm[i % p.slots];
+}
+
+// Factor of v (v . dvhat) in the gradient through v / norm, r being the inverse norm and n the norm without
+// eps.
+__device__ __forceinline__ float projection_factor(float r, float n, bool eps_inside_root) {
+  if (eps_inside_root) return r * r * r;
+  return n > 0 ? r * r / n : 0.0f;
+}
+
+// A warp a token.
+template <class T>
+__device__ __forceinline__ void token_gradient(const TokenGradient& p) {
+  const int row = blockIdx.x * kWarps + threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  if (row >= p.rows) return;
+  const std::size_t first = static_cast<std::size_t>(row) * p.dim;
+  const T* x = static_cast<const T*>(p.x) + first;
+  const float* dxhat = p.dxhat + first;
+  const float r = p.token_norm[row], scale = *p.scale;
+  float product = 0, squares = 0;
+  for (int k = lane; k < p.dim; k += kWarpSize) {
+    const float value = to_float(x[k]);
+    product += value * dxhat[k];
+    squares += value * value;
+    p.xhat[first + k] = value * r;
+  }
+  product = warp_sum(product);
+  squares = warp_sum(squares);
+  if (lane == 0) p.dscale_parts[row] = product * r;
+  if (!p.dx) return;
+  const float factor = product * projection_factor(r, sqrtf(squares), p.eps_inside_root);
+  T* dx = static_cast<T*>(p.dx) + first;
+  for (int k = lane; k < p.dim; k += kWarpSize) {
+    const float value = scale * (r * dxhat[k] - factor * to_float(x[k]));
+    dx[k] = from_float<T>(p.accumulate ? to_float(dx[k]) + value : value);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads)
+    soft_token_gradient_bfloat16(const __grid_constant__ TokenGradient params) {
+  token_gradient<bfloat16>(params);
+}
+extern "C" __global__ void __launch_bounds__(kThreads)
+    soft_token_gradient_float32(const __grid_constant__ TokenGradient params) {
+  token_gradient<float>(params);
+}
+
+constexpr int kColumnsOfBlock = 32, kRowsOfBlock = kThreads / kColumnsOfBlock;
+
+extern "C" __global__ void __launch_bounds__(kThreads)
+    soft_slot_gradient(const __grid_constant__ SlotGradient p) {
+  __shared__ float products[kRowsOfBlock][kColumnsOfBlock], squares[kRowsOfBlock][kColumnsOfBlock];
+  const int lane = threadIdx.x % kColumnsOfBlock, part = threadIdx.x / kColumnsOfBlock;
+  const int j = blockIdx.x * kColumnsOfBlock + lane;
+  float product = 0, square = 0;
+  if (j < p.slots) {
+    for (int d = part; d < p.dim; d += kRowsOfBlock) {
+      const std::size_t at = static_cast<std::size_t>(d) * p.slots + j;
+      product += p.phi[at] * p.dphihat[at];
+      square += p.phi[at] * p.phi[at];
+    }
+  }
+  products[part][lane] = product;
+  squares[part][lane] = square;
+  __syncthreads();
+  if (j >= p.slots) return;
+  product = square = 0;
+  for (int other = 0; other < kRowsOfBlock; ++other) {
+    product += products[other][lane];
+    square += squares[other][lane];
+  }
+  const float r = p.slot_norm[j], scale = *p.scale;
+  const float factor = product * projection_factor(r, sqrtf(square), p.eps_inside_root);
+  for (int d = part; d < p.dim; d += kRowsOfBlock) {
+    const std::size_t at = static_cast<std::size_t>(d) * p.slots + j;
+    p.dphi[at] = scale * (r * p.dphihat[at] - factor * p.phi[at]);
+  }
+}
+
+// One block: strided sums of the threads, then of the block, both in a fixed order.
+extern "C" __global__ void __launch_bounds__(kThreads) soft_sum_all(const __grid_constant__ SumAll p) {
+  __shared__ float shared[kWarps];
+  float sum = 0;
+  for (std::int64_t i = threadIdx.x; i < p.count; i += kThreads) sum += p.x[i];
+  sum = block_sum<kThreads>(sum, shared);
+  if (threadIdx.x == 0) *p.y = sum;
+}
+
+}  // namespace softmoe::cuda
