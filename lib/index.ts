@@ -68,3 +68,44 @@ export { Router } from './routers/router.js'
 export type { RouteOptions, Routing } from './routers/router.js'
 export { SoftRouter } from './routers/soft.js'
 export type { SoftRouterOptions, SoftRoutingWeights } from './routers/soft.js'
+export { Random, RandomPurpose, streamOf } from './core/random.js'
+export type { AugmentOptions } from './data/augment.js'
+export type { Batch } from './data/batch.js'
+export { readCifarFolder } from './data/cifar.js'
+export type { CifarOptions } from './data/cifar.js'
+export { channelStatistics, createDataset, sliceDataset } from './data/dataset.js'
+export type { ChannelStatistics, DatasetSplit, ImageDataset } from './data/dataset.js'
+export { readIdx, readIdxFolder, readIdxPair } from './data/idx.js'
+export type { IdxArray, IdxOptions, IdxType } from './data/idx.js'
+export { readImageFolder } from './data/image-folder.js'
+export type { ImageFolderOptions } from './data/image-folder.js'
+export { loadImages } from './data/loader.js'
+export type { ImageLoader, LoaderOptions } from './data/loader.js'
+export { FASHION_MNIST_CLASSES, openDataset, readEmbeddedFashionMnist } from './data/open-dataset.js'
+export type { OpenDatasetOptions } from './data/open-dataset.js'
+export { encodePng, readPng, resizePicture, withChannels } from './data/png.js'
+export type { Picture } from './data/png.js'
+export { readEvaluation, writeEvaluation } from './training/evaluation.js'
+export type {
+  Evaluation,
+  IndexRouterPicture,
+  RouterPicture,
+  SamplePrediction,
+  SoftRouterPicture,
+} from './training/evaluation.js'
+export { MetricsWriter, readMetrics } from './training/metrics.js'
+export type {
+  EvalRecord,
+  LayerRouterMetrics,
+  MetricsRecord,
+  RouterRecord,
+  TrainRecord,
+} from './training/metrics.js'
+export { writeReport } from './training/report.js'
+export { SafetensorsFile, writeSafetensors } from './training/safetensors.js'
+export type {
+  SafetensorsEntry,
+  SafetensorsShape,
+  SafetensorsTensor,
+  SafetensorsType,
+} from './training/safetensors.js'
