@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import { openDevice } from '../../lib/core/device.js'
 import { Random, philox4x32, streamOf } from '../../lib/core/random.js'
 
 describe('Philox4x32-10', () => {
@@ -59,6 +60,21 @@ describe('Random', () => {
     const forwards = Array.from({ length: 50 }, (_, index) => new Random(3, 1).uint32(index))
     const random = new Random(3, 1)
     for (let index = 49; index >= 0; index--) expect(random.uint32(index)).toBe(forwards[index])
+  })
+
+  it('gives the numbers that the native kernels give', () => {
+    const device = openDevice('cpu')
+    for (const [seed, stream] of [
+      [7, 3],
+      [2 ** 40 + 5, streamOf('dropout', 9)],
+    ]) {
+      const random = new Random(seed, stream)
+      const indices = [...Array(37).keys()]
+      const uniform = [...device.uniform([37], { key: { seed, stream } }).dataSync()]
+      expect(uniform).toEqual(indices.map((index) => random.uniform(index)))
+      const normal = [...device.normal([37], { key: { seed, stream } }).dataSync()]
+      for (const index of indices) expect(normal[index]).toBeCloseTo(random.normal(index), 5)
+    }
   })
 
   it('differs between seeds, streams and the upper halves of seed and index', () => {
