@@ -46,7 +46,8 @@ static_assert(ThreadPool::kMaxThreads <= static_cast<int>(kCountMask),
               "the counts of the state word overflow");
 
 thread_local const std::atomic<bool>* cancellation_flag = nullptr;
-// The worker number inside a loop body, else -1. A loop started in a body runs on that thread, under that number.
+// The worker number inside a loop body, else -1. A loop started in a body runs on that thread, under that
+// number.
 thread_local int current_worker = -1;
 
 bool is_set(const std::atomic<bool>* flag) { return flag && flag->load(std::memory_order_relaxed); }
@@ -182,7 +183,9 @@ void ThreadPool::wake(int helpers) {
   // Both sides use sequentially consistent order: either this load sees the sleeper, or the sleeper sees the
   // loop.
   if (sleeping_.load() == 0) return;
-  { const std::lock_guard<std::mutex> lock(sleep_mutex_); }
+  {
+    const std::lock_guard<std::mutex> lock(sleep_mutex_);
+  }
   if (helpers == 1) {
     work_arrived_.notify_one();
   } else {
@@ -217,7 +220,9 @@ bool ThreadPool::try_join(std::uint32_t& last_loop, int& worker) {
 void ThreadPool::leave() {
   const std::uint64_t before = state_.fetch_sub(kOneInside);
   if (inside(before) == 1 && caller_sleeps_.load()) {
-    { const std::lock_guard<std::mutex> lock(end_mutex_); }
+    {
+      const std::lock_guard<std::mutex> lock(end_mutex_);
+    }
     helpers_left_.notify_all();
   }
 }

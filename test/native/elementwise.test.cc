@@ -46,13 +46,19 @@ TEST(cast_rounds_to_nearest_even) {
         CHECK_CLOSE(y, rounded(to, wanted), 0);
       }
     }
-    const Values x(kF32, {1.00390625, 1.01171875, NAN, INFINITY, -INFINITY, 0.5, 1.5, 3e9, -3e9, 3.4e38, -0.0});
+    const Values x(kF32,
+                   {1.00390625, 1.01171875, NAN, INFINITY, -INFINITY, 0.5, 1.5, 3e9, -3e9, 3.4e38, -0.0});
     Values y(kBF16, 11), z(kI32, 11);
     kernels.run(Cast{x.buffer(), y.buffer(), 11});
-    CHECK_CLOSE(y, (std::vector<double>{1, 1.015625, NAN, INFINITY, -INFINITY, 0.5, 1.5, 3003121664, -3003121664,
-                                        INFINITY, 0}), 0);
+    CHECK_CLOSE(y,
+                (std::vector<double>{1, 1.015625, NAN, INFINITY, -INFINITY, 0.5, 1.5, 3003121664, -3003121664,
+                                     INFINITY, 0}),
+                0);
     kernels.run(Cast{x.buffer(), z.buffer(), 11});
-    CHECK_CLOSE(z, (std::vector<double>{1, 1, 0, 2147483647, -2147483648., 0, 2, 2147483647, -2147483648., 2147483647, 0}), 0);
+    CHECK_CLOSE(z,
+                (std::vector<double>{1, 1, 0, 2147483647, -2147483648., 0, 2, 2147483647, -2147483648.,
+                                     2147483647, 0}),
+                0);
   });
 }
 
@@ -62,7 +68,8 @@ TEST(add_repeats_the_second_operand) {
       for (const DType b_type : {kF32, kBF16}) {
         for (const std::int64_t period : {kCount, std::int64_t{1}, std::int64_t{37}, std::int64_t{20000}}) {
           const Values a(a_type, normals(kCount, 2)), b(b_type, normals(period, 3));
-          const auto wanted = map(a.doubles(), [&](double v, std::int64_t i) { return v - 0.5 * b[i % period]; });
+          const auto wanted =
+              map(a.doubles(), [&](double v, std::int64_t i) { return v - 0.5 * b[i % period]; });
           Values y(b_type, kCount);
           kernels.run(Add{a.buffer(), b.buffer(), y.buffer(), kCount, period, -0.5});
           CHECK_CLOSE(y, wanted, tolerance(b_type));
@@ -77,7 +84,8 @@ TEST(add_repeats_the_second_operand) {
 TEST(multiply_and_scale_act_elementwise) {
   for_each_instruction_set([](Kernels& kernels) {
     for (const DType dtype : {kF32, kBF16}) {
-      const Values a(dtype, normals(kCount, 4)), b(dtype, normals(kCount, 5)), factor(kF32, std::vector<double>{0.25});
+      const Values a(dtype, normals(kCount, 4)), b(dtype, normals(kCount, 5)),
+          factor(kF32, std::vector<double>{0.25});
       Values y(dtype, kCount);
       kernels.run(Multiply{a.buffer(), b.buffer(), y.buffer(), kCount});
       CHECK_CLOSE(y, map(a.doubles(), [&](double v, std::int64_t i) { return v * b[i]; }), tolerance(dtype));
@@ -99,7 +107,8 @@ TEST(strided_copy_moves_rows) {
           Values y(dtype, std::vector<double>(static_cast<std::size_t>(outer * y_stride), 9.0));
           std::vector<double> wanted = y.doubles();
           for (std::int64_t o = 0; o < outer; ++o) {
-            for (std::int64_t i = 0; i < inner; ++i) wanted[static_cast<std::size_t>(o * y_stride + i)] = x[o * x_stride + i];
+            for (std::int64_t i = 0; i < inner; ++i)
+              wanted[static_cast<std::size_t>(o * y_stride + i)] = x[o * x_stride + i];
           }
           kernels.run(StridedCopy{x.buffer(), y.buffer(), outer, inner, x_stride, y_stride});
           CHECK_CLOSE(y, wanted, 0);
@@ -114,13 +123,20 @@ TEST(sum_and_broadcast_work_on_the_middle_axis) {
     std::int64_t outer, middle, inner;
   };
   for_each_instruction_set([](Kernels& kernels) {
-    for (const Extents e : {Extents{1, 1, 1}, {1, 5000, 1}, {3, 129, 1}, {1, 1000, 384}, {40, 3, 17}, {2, 300, 700},
-                            {64, 200, 33}, {1, 0, 5}}) {
+    for (const Extents e : {Extents{1, 1, 1},
+                            {1, 5000, 1},
+                            {3, 129, 1},
+                            {1, 1000, 384},
+                            {40, 3, 17},
+                            {2, 300, 700},
+                            {64, 200, 33},
+                            {1, 0, 5}}) {
       const Context context("extents " + std::to_string(e.outer) + " " + std::to_string(e.middle) + " " +
                             std::to_string(e.inner));
       for (const DType dtype : {kF32, kBF16}) {
         const Values x(dtype, normals(e.outer * e.middle * e.inner, 7));
-        std::vector<double> wanted(static_cast<std::size_t>(e.outer * e.inner)), repeated(static_cast<std::size_t>(x.count()));
+        std::vector<double> wanted(static_cast<std::size_t>(e.outer * e.inner)),
+            repeated(static_cast<std::size_t>(x.count()));
         for (std::int64_t o = 0; o < e.outer; ++o) {
           for (std::int64_t m = 0; m < e.middle; ++m) {
             for (std::int64_t i = 0; i < e.inner; ++i) {
@@ -135,7 +151,8 @@ TEST(sum_and_broadcast_work_on_the_middle_axis) {
         CHECK_CLOSE(same, wanted, 4e-3);
 
         for (std::int64_t at = 0; at < x.count(); ++at) {
-          repeated[static_cast<std::size_t>(at)] = 2 * same[at / (e.middle * e.inner) * e.inner + at % e.inner];
+          repeated[static_cast<std::size_t>(at)] =
+              2 * same[at / (e.middle * e.inner) * e.inner + at % e.inner];
         }
         Values back(kF32, x.count());
         kernels.run(BroadcastMiddle{same.buffer(), back.buffer(), e.outer, e.middle, e.inner, 2});
@@ -163,27 +180,35 @@ TEST(sum_has_the_same_bits_for_any_number_of_threads_and_outer_extent) {
   });
 }
 
-double gelu_tanh(double x) { return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
+double gelu_tanh(double x) {
+  return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
 double gelu_erf(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
 
 double activation_of(Activation activation, double x) {
   switch (activation) {
-    case Activation::kNone: return x;
-    case Activation::kGeluTanh: return gelu_tanh(x);
-    case Activation::kGeluErf: return gelu_erf(x);
-    case Activation::kTanh: return std::tanh(x);
+    case Activation::kNone:
+      return x;
+    case Activation::kGeluTanh:
+      return gelu_tanh(x);
+    case Activation::kGeluErf:
+      return gelu_erf(x);
+    case Activation::kTanh:
+      return std::tanh(x);
   }
   return NAN;
 }
 
 TEST(activations_and_their_gradients_agree_with_double) {
   for_each_instruction_set([](Kernels& kernels) {
-    for (const Activation activation : {Activation::kNone, Activation::kGeluTanh, Activation::kGeluErf, Activation::kTanh}) {
+    for (const Activation activation :
+         {Activation::kNone, Activation::kGeluTanh, Activation::kGeluErf, Activation::kTanh}) {
       for (const DType dtype : {kF32, kBF16}) {
         const Values x(dtype, normals(kCount, 9, 2)), dy(dtype, normals(kCount, 10));
         Values y(dtype, kCount), dx(dtype, kCount);
         kernels.run(Activate{x.buffer(), y.buffer(), kCount, activation});
-        CHECK_CLOSE(y, map(x.doubles(), [&](double v, std::int64_t) { return activation_of(activation, v); }), tolerance(dtype));
+        CHECK_CLOSE(y, map(x.doubles(), [&](double v, std::int64_t) { return activation_of(activation, v); }),
+                    tolerance(dtype));
         kernels.run(ActivateBackward{x.buffer(), dy.buffer(), dx.buffer(), kCount, activation});
         const auto wanted = map(x.doubles(), [&](double v, std::int64_t i) {
           const double h = 1e-5;
@@ -227,7 +252,8 @@ TEST(random_fill_draws_by_index) {
   for_each_instruction_set([&](Kernels& kernels) {
     Values y(kF32, kCount);
     kernels.run(RandomFill{y.buffer(), kCount, Distribution::kUniform, 0, 1, key});
-    for (std::int64_t i = 0; i < kCount; ++i) CHECK(y[i] == uniform_of(key, i) && uniform(key, static_cast<std::uint64_t>(i)) == y[i]);
+    for (std::int64_t i = 0; i < kCount; ++i)
+      CHECK(y[i] == uniform_of(key, i) && uniform(key, static_cast<std::uint64_t>(i)) == y[i]);
 
     kernels.run(RandomFill{y.buffer(), kCount, Distribution::kNormal, 2, 3, key});
     const std::vector<double> wanted = map(y.doubles(), [&](double, std::int64_t i) {
@@ -267,8 +293,10 @@ TEST(dropout_keeps_by_index_and_rescales) {
       const Values x(dtype, normals(kCount, 11));
       Values y(dtype, kCount);
       kernels.run(Dropout{x.buffer(), y.buffer(), kCount, 0.3, key});
-      CHECK_CLOSE(y, map(x.doubles(), [&](double v, std::int64_t i) { return uniform_of(key, i) < 0.3f ? 0 : v / 0.7; }),
-                  tolerance(dtype));
+      CHECK_CLOSE(
+          y,
+          map(x.doubles(), [&](double v, std::int64_t i) { return uniform_of(key, i) < 0.3f ? 0 : v / 0.7; }),
+          tolerance(dtype));
       kernels.run(Dropout{x.buffer(), y.buffer(), kCount, 0, key});
       CHECK(y.same_bits(x));
     }

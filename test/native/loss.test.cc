@@ -13,7 +13,8 @@ double loss_of(CrossEntropyKind kind, const std::vector<double>& x, std::int64_t
   for (const double v : x) top = std::max(top, v);
   for (const double v : x) total += std::exp(v - top);
   for (std::size_t c = 0; c < x.size(); ++c) {
-    const double target = (static_cast<std::int64_t>(c) == label ? 1 - smoothing : 0) + smoothing / static_cast<double>(x.size());
+    const double target = (static_cast<std::int64_t>(c) == label ? 1 - smoothing : 0) +
+                          smoothing / static_cast<double>(x.size());
     if (kind == CrossEntropyKind::kSoftmax) {
       loss -= target * (x[c] - top - std::log(total));
     } else {
@@ -48,10 +49,11 @@ TEST(cross_entropy_and_its_gradient_agree_with_double) {
                 v = kept;
               }
             }
-            kernels.run(CrossEntropyForward{x.buffer(), labels.buffer(), losses.buffer(), rows, classes, kind, smoothing});
+            kernels.run(CrossEntropyForward{x.buffer(), labels.buffer(), losses.buffer(), rows, classes, kind,
+                                            smoothing});
             CHECK_CLOSE(losses, want_losses, 1e-6);
-            kernels.run(CrossEntropyBackward{x.buffer(), labels.buffer(), dlosses.buffer(), dlogits.buffer(), rows, classes,
-                                             kind, smoothing});
+            kernels.run(CrossEntropyBackward{x.buffer(), labels.buffer(), dlosses.buffer(), dlogits.buffer(),
+                                             rows, classes, kind, smoothing});
             CHECK_CLOSE(dlogits, want_gradients, dtype == kBF16 ? 4e-3 : 1e-6);
           }
         }
@@ -62,24 +64,32 @@ TEST(cross_entropy_and_its_gradient_agree_with_double) {
 
 TEST(cross_entropy_survives_extreme_logits) {
   for_each_instruction_set([](Kernels& kernels) {
-    const Values x(kF32, {1000, -1000, 0, 88, 500, 500, -INFINITY, 0, 0}), labels(kI32, {1, 0, 1}), ones(kF32, {1, 1, 1});
+    const Values x(kF32, {1000, -1000, 0, 88, 500, 500, -INFINITY, 0, 0}), labels(kI32, {1, 0, 1}),
+        ones(kF32, {1, 1, 1});
     Values losses(kF32, 3), dlogits(kF32, 9);
-    kernels.run(CrossEntropyForward{x.buffer(), labels.buffer(), losses.buffer(), 3, 3, CrossEntropyKind::kSoftmax, 0});
+    kernels.run(CrossEntropyForward{x.buffer(), labels.buffer(), losses.buffer(), 3, 3,
+                                    CrossEntropyKind::kSoftmax, 0});
     CHECK_CLOSE(losses, (std::vector<double>{2000, 412 + std::log(2.0), std::log(2.0)}), 1e-6);
-    kernels.run(CrossEntropyBackward{x.buffer(), labels.buffer(), ones.buffer(), dlogits.buffer(), 3, 3, CrossEntropyKind::kSoftmax, 0});
+    kernels.run(CrossEntropyBackward{x.buffer(), labels.buffer(), ones.buffer(), dlogits.buffer(), 3, 3,
+                                     CrossEntropyKind::kSoftmax, 0});
     CHECK_CLOSE(dlogits, (std::vector<double>{1, -1, 0, -1, 0.5, 0.5, 0, -0.5, 0.5}), 1e-6);
   });
 }
 
-// The bias of a sigmoid head over many classes starts at -ln(classes): each class adds little, all together much.
+// The bias of a sigmoid head over many classes starts at -ln(classes): each class adds little, all together
+// much.
 TEST(sigmoid_cross_entropy_keeps_small_terms) {
   for_each_instruction_set([](Kernels& kernels) {
     const std::int64_t classes = 29593;
     const double bias = static_cast<float>(-std::log(static_cast<double>(classes)));
-    const Values x(kF32, std::vector<double>(static_cast<std::size_t>(classes), bias)), labels(kI32, std::vector<double>{5});
+    const Values x(kF32, std::vector<double>(static_cast<std::size_t>(classes), bias)),
+        labels(kI32, std::vector<double>{5});
     Values losses(kF32, 1);
-    kernels.run(CrossEntropyForward{x.buffer(), labels.buffer(), losses.buffer(), 1, classes, CrossEntropyKind::kSigmoid, 0});
-    CHECK_CLOSE(losses, (std::vector<double>{static_cast<double>(classes) * std::log1p(std::exp(bias)) - bias}), 3e-6);
+    kernels.run(CrossEntropyForward{x.buffer(), labels.buffer(), losses.buffer(), 1, classes,
+                                    CrossEntropyKind::kSigmoid, 0});
+    CHECK_CLOSE(losses,
+                (std::vector<double>{static_cast<double>(classes) * std::log1p(std::exp(bias)) - bias}),
+                3e-6);
   });
 }
 
@@ -89,7 +99,8 @@ TEST(a_label_out_of_range_gives_nan_for_its_row_alone) {
       const Values x(kF32, {0, 0, 0, 0, 0, 0}), labels(kI32, {0, 2, -1}), ones(kF32, {1, 1, 1});
       Values losses(kF32, 3), dlogits(kF32, 6);
       kernels.run(CrossEntropyForward{x.buffer(), labels.buffer(), losses.buffer(), 3, 2, kind, 0});
-      kernels.run(CrossEntropyBackward{x.buffer(), labels.buffer(), ones.buffer(), dlogits.buffer(), 3, 2, kind, 0});
+      kernels.run(
+          CrossEntropyBackward{x.buffer(), labels.buffer(), ones.buffer(), dlogits.buffer(), 3, 2, kind, 0});
       CHECK(std::isfinite(losses[0]) && std::isnan(losses[1]) && std::isnan(losses[2]));
       for (int i = 0; i < 6; ++i) CHECK_EQUAL(std::isnan(dlogits[i]), i >= 2);
     }
@@ -98,7 +109,8 @@ TEST(a_label_out_of_range_gives_nan_for_its_row_alone) {
 
 TEST(argmax_takes_the_lower_index_of_equals_and_passes_nan_over) {
   for_each_instruction_set([](Kernels& kernels) {
-    const Values x(kF32, {1, 3, 3, NAN, NAN, 2, 2, -1, NAN, NAN, NAN, NAN, -INFINITY, -INFINITY, NAN, -INFINITY});
+    const Values x(kF32,
+                   {1, 3, 3, NAN, NAN, 2, 2, -1, NAN, NAN, NAN, NAN, -INFINITY, -INFINITY, NAN, -INFINITY});
     Values y(kI32, 4);
     kernels.run(ArgMax{x.buffer(), y.buffer(), 4, 4});
     CHECK_CLOSE(y, (std::vector<double>{1, 1, 0, 0}), 0);

@@ -29,15 +29,18 @@ TEST(layer_norm_and_its_gradients_agree_with_double) {
           Values y(dtype, rows * dim), dx(dtype, rows * dim), mean(kF32, rows), rstd(kF32, rows);
           Values dscale(kF32, dim), dbias(kF32, dim);
           const double eps = 1e-3;
-          std::vector<double> want_y(at(rows * dim)), want_dx(at(rows * dim)), want_dscale(at(dim)), want_dbias(at(dim));
+          std::vector<double> want_y(at(rows * dim)), want_dx(at(rows * dim)), want_dscale(at(dim)),
+              want_dbias(at(dim));
           for (std::int64_t r = 0; r < rows; ++r) {
             double m = 0, variance = 0;
             for (std::int64_t i = 0; i < dim; ++i) m += x[r * dim + i] / static_cast<double>(dim);
-            for (std::int64_t i = 0; i < dim; ++i) variance += std::pow(x[r * dim + i] - m, 2) / static_cast<double>(dim);
+            for (std::int64_t i = 0; i < dim; ++i)
+              variance += std::pow(x[r * dim + i] - m, 2) / static_cast<double>(dim);
             const double inverse = 1 / std::sqrt(variance + eps);
             double mean_g = 0, mean_product = 0;
             for (std::int64_t i = 0; i < dim; ++i) {
-              const double xhat = (x[r * dim + i] - m) * inverse, g = dy[r * dim + i] * (has_parameters ? scale[i] : 1);
+              const double xhat = (x[r * dim + i] - m) * inverse,
+                           g = dy[r * dim + i] * (has_parameters ? scale[i] : 1);
               want_y[at(r * dim + i)] = has_parameters ? xhat * scale[i] + bias[i] : xhat;
               mean_g += g / static_cast<double>(dim);
               mean_product += g * xhat / static_cast<double>(dim);
@@ -45,17 +48,19 @@ TEST(layer_norm_and_its_gradients_agree_with_double) {
               want_dbias[at(i)] += dy[r * dim + i];
             }
             for (std::int64_t i = 0; i < dim; ++i) {
-              const double xhat = (x[r * dim + i] - m) * inverse, g = dy[r * dim + i] * (has_parameters ? scale[i] : 1);
+              const double xhat = (x[r * dim + i] - m) * inverse,
+                           g = dy[r * dim + i] * (has_parameters ? scale[i] : 1);
               want_dx[at(r * dim + i)] = inverse * (g - mean_g - xhat * mean_product);
             }
           }
           const Buffer none;
           kernels.run(LayerNormForward{x.buffer(), has_parameters ? scale.buffer() : none,
-                                       has_parameters ? bias.buffer() : none, y.buffer(), mean.buffer(), rstd.buffer(),
-                                       rows, dim, eps});
+                                       has_parameters ? bias.buffer() : none, y.buffer(), mean.buffer(),
+                                       rstd.buffer(), rows, dim, eps});
           CHECK_CLOSE(y, want_y, tolerance(dtype));
-          kernels.run(LayerNormBackward{x.buffer(), has_parameters ? scale.buffer() : none, mean.buffer(), rstd.buffer(),
-                                        dy.buffer(), dx.buffer(), has_parameters ? dscale.buffer() : none,
+          kernels.run(LayerNormBackward{x.buffer(), has_parameters ? scale.buffer() : none, mean.buffer(),
+                                        rstd.buffer(), dy.buffer(), dx.buffer(),
+                                        has_parameters ? dscale.buffer() : none,
                                         has_parameters ? dbias.buffer() : none, rows, dim});
           if (dim > 1) CHECK_CLOSE(dx, want_dx, tolerance(dtype));
           if (has_parameters) {
@@ -73,15 +78,17 @@ TEST(layer_norm_gradients_have_the_same_bits_for_any_number_of_threads) {
   const int before = pool.threads();
   for_each_instruction_set([&](Kernels& kernels) {
     const std::int64_t rows = 3000, dim = 96;
-    const Values x(kF32, normals(rows * dim, 5)), dy(kF32, normals(rows * dim, 6)), scale(kF32, normals(dim, 7));
+    const Values x(kF32, normals(rows * dim, 5)), dy(kF32, normals(rows * dim, 6)),
+        scale(kF32, normals(dim, 7));
     Values y(kF32, rows * dim), mean(kF32, rows), rstd(kF32, rows);
-    kernels.run(LayerNormForward{x.buffer(), scale.buffer(), {}, y.buffer(), mean.buffer(), rstd.buffer(), rows, dim, 1e-6});
+    kernels.run(LayerNormForward{
+        x.buffer(), scale.buffer(), {}, y.buffer(), mean.buffer(), rstd.buffer(), rows, dim, 1e-6});
     std::vector<Values> results;
     for (const int threads : {1, 3, 4}) {
       pool.set_threads(threads);
       Values dx(kF32, rows * dim), dscale(kF32, dim), dbias(kF32, dim);
-      kernels.run(LayerNormBackward{x.buffer(), scale.buffer(), mean.buffer(), rstd.buffer(), dy.buffer(), dx.buffer(),
-                                    dscale.buffer(), dbias.buffer(), rows, dim});
+      kernels.run(LayerNormBackward{x.buffer(), scale.buffer(), mean.buffer(), rstd.buffer(), dy.buffer(),
+                                    dx.buffer(), dscale.buffer(), dbias.buffer(), rows, dim});
       for (const Values& values : {dx, dscale, dbias}) results.push_back(values);
     }
     pool.set_threads(before);
@@ -107,13 +114,15 @@ TEST(l2_normalize_and_its_gradient_agree_with_double) {
           want_norm[at(r)] = inverse;
           for (std::int64_t i = 0; i < dim; ++i) {
             want_y[at(r * dim + i)] = x[r * dim + i] * inverse;
-            want_dx[at(r * dim + i)] = dy[r * dim + i] * inverse - x[r * dim + i] * along * inverse * inverse * inverse;
+            want_dx[at(r * dim + i)] =
+                dy[r * dim + i] * inverse - x[r * dim + i] * along * inverse * inverse * inverse;
           }
         }
         kernels.run(L2NormalizeForward{x.buffer(), y.buffer(), inverse_norm.buffer(), rows, dim, eps});
         CHECK_CLOSE(y, want_y, tolerance(dtype));
         CHECK_CLOSE(inverse_norm, want_norm, 1e-6);
-        kernels.run(L2NormalizeBackward{x.buffer(), inverse_norm.buffer(), dy.buffer(), dx.buffer(), rows, dim});
+        kernels.run(
+            L2NormalizeBackward{x.buffer(), inverse_norm.buffer(), dy.buffer(), dx.buffer(), rows, dim});
         CHECK_CLOSE(dx, want_dx, dim == 1 ? 4e-3 : tolerance(dtype));
       }
     }
@@ -131,7 +140,8 @@ TEST(softmax_and_its_gradient_agree_with_double) {
           double total = 0;
           for (std::int64_t i = 0; i < columns; ++i) total += std::exp(x[r * columns + i]);
           want_lse[at(r)] = std::log(total);
-          for (std::int64_t i = 0; i < columns; ++i) want_y[at(r * columns + i)] = std::exp(x[r * columns + i]) / total;
+          for (std::int64_t i = 0; i < columns; ++i)
+            want_y[at(r * columns + i)] = std::exp(x[r * columns + i]) / total;
         }
         kernels.run(SoftmaxForward{x.buffer(), y.buffer(), log_sum_exp.buffer(), rows, columns});
         CHECK_CLOSE(y, want_y, tolerance(dtype));
@@ -139,7 +149,8 @@ TEST(softmax_and_its_gradient_agree_with_double) {
         for (std::int64_t r = 0; r < rows; ++r) {
           double inner = 0;
           for (std::int64_t i = 0; i < columns; ++i) inner += y[r * columns + i] * dy[r * columns + i];
-          for (std::int64_t i = 0; i < columns; ++i) want_dx[at(r * columns + i)] = y[r * columns + i] * (dy[r * columns + i] - inner);
+          for (std::int64_t i = 0; i < columns; ++i)
+            want_dx[at(r * columns + i)] = y[r * columns + i] * (dy[r * columns + i] - inner);
         }
         kernels.run(SoftmaxBackward{y.buffer(), dy.buffer(), dx.buffer(), rows, columns});
         CHECK_CLOSE(dx, want_dx, columns == 1 ? 1e30 : tolerance(dtype));

@@ -16,8 +16,9 @@ struct Parameters {
   std::vector<OptimizedTensor> tensors() const {
     std::vector<OptimizedTensor> list;
     for (std::size_t i = 0; i < value.size(); ++i) {
-      list.push_back({value[i].buffer().as<float>(), gradient[i].buffer().as<float>(), first[i].buffer().as<float>(),
-                      second[i].buffer().as<float>(), i == 1 ? nullptr : copy[i].buffer().data, value[i].count(),
+      list.push_back({value[i].buffer().as<float>(), gradient[i].buffer().as<float>(),
+                      first[i].buffer().as<float>(), second[i].buffer().as<float>(),
+                      i == 1 ? nullptr : copy[i].buffer().data, value[i].count(),
                       0.01 * static_cast<double>(i + 1), i % 2 ? 0.1 : 0.0});
     }
     return list;
@@ -86,7 +87,8 @@ TEST(sgd_agrees_with_double) {
           for (std::int64_t j = 0; j < kCounts[i]; ++j) {
             const double g = before.gradient[i][j] + step.tensors[i].weight_decay * before.value[i][j];
             const double m = momentum == 0 ? g : momentum * before.first[i][j] + g;
-            value.push_back(before.value[i][j] - step.tensors[i].learning_rate * (nesterov ? g + momentum * m : m));
+            value.push_back(before.value[i][j] -
+                            step.tensors[i].learning_rate * (nesterov ? g + momentum * m : m));
           }
           CHECK_CLOSE(after.value[i], value, 1e-6);
         }

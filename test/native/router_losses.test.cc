@@ -16,13 +16,14 @@ std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 double squared_variation(const std::vector<double>& values) {
   double mean = 0, variance = 0;
   for (const double value : values) mean += value / static_cast<double>(values.size());
-  for (const double value : values) variance += (value - mean) * (value - mean) / static_cast<double>(values.size());
+  for (const double value : values)
+    variance += (value - mean) * (value - mean) / static_cast<double>(values.size());
   return variance / (mean * mean);
 }
 
 // Loss of one group. For the load loss b = a + noise.
-double loss_of(RouterLoss loss, std::int64_t k, double sigma, std::int64_t experts, const std::vector<double>& a,
-               const std::vector<double>& noise) {
+double loss_of(RouterLoss loss, std::int64_t k, double sigma, std::int64_t experts,
+               const std::vector<double>& a, const std::vector<double>& noise) {
   const std::int64_t tokens = static_cast<std::int64_t>(a.size()) / experts;
   std::vector<double> sums(at(experts)), first(at(experts));
   double z = 0;
@@ -39,14 +40,16 @@ double loss_of(RouterLoss loss, std::int64_t k, double sigma, std::int64_t exper
     std::sort(noisy.rbegin(), noisy.rend());
     for (std::int64_t e = 0; e < experts; ++e) {
       const double value = loss == RouterLoss::kLoad
-                               ? 0.5 * std::erfc((noisy[at(k - 1)] - row[e]) / sigma / std::sqrt(2.0)) : row[e];
+                               ? 0.5 * std::erfc((noisy[at(k - 1)] - row[e]) / sigma / std::sqrt(2.0))
+                               : row[e];
       sums[at(e)] += value / static_cast<double>(tokens);
     }
   }
   if (loss == RouterLoss::kZ) return z;
   if (loss != RouterLoss::kGshard) return squared_variation(sums);
   double gshard = 0;
-  for (std::int64_t e = 0; e < experts; ++e) gshard += static_cast<double>(experts) * first[at(e)] * sums[at(e)];
+  for (std::int64_t e = 0; e < experts; ++e)
+    gshard += static_cast<double>(experts) * first[at(e)] * sums[at(e)];
   return gshard;
 }
 
@@ -54,15 +57,19 @@ TEST(router_losses_and_their_gradients_agree_with_double) {
   cpu::ThreadPool& pool = cpu::ThreadPool::instance();
   const int threads_before = pool.threads();
   for_each_instruction_set([&](Kernels& kernels) {
-    for (const RouterLoss loss : {RouterLoss::kImportance, RouterLoss::kLoad, RouterLoss::kGshard, RouterLoss::kZ}) {
-      for (const auto& [groups, tokens, experts, k] : {std::array<std::int64_t, 4>{1, 4, 2, 1}, {3, 70, 5, 2}, {2, 200, 33, 3}}) {
-        const Context context("loss " + std::to_string(static_cast<int>(loss)) + " experts " + std::to_string(experts));
+    for (const RouterLoss loss :
+         {RouterLoss::kImportance, RouterLoss::kLoad, RouterLoss::kGshard, RouterLoss::kZ}) {
+      for (const auto& [groups, tokens, experts, k] :
+           {std::array<std::int64_t, 4>{1, 4, 2, 1}, {3, 70, 5, 2}, {2, 200, 33, 3}}) {
+        const Context context("loss " + std::to_string(static_cast<int>(loss)) + " experts " +
+                              std::to_string(experts));
         const double sigma = 0.7;
         const std::int64_t count = groups * tokens * experts, size = tokens * experts;
         std::vector<double> numbers = normals(count, 1);
         const bool of_gates = loss == RouterLoss::kImportance || loss == RouterLoss::kGshard;
         for (double& number : numbers) number = of_gates ? std::exp(number) / 10 : number;
-        const Values a(kF32, numbers), noise(kF32, normals(count, 2, sigma)), dlosses(kF32, normals(groups, 3));
+        const Values a(kF32, numbers), noise(kF32, normals(count, 2, sigma)),
+            dlosses(kF32, normals(groups, 3));
         std::vector<double> noisy(at(count)), want_losses, want_da;
         for (std::int64_t i = 0; i < count; ++i) noisy[at(i)] = a[i] + noise[i];
         const Values b(kF32, noisy);
@@ -86,9 +93,17 @@ TEST(router_losses_and_their_gradients_agree_with_double) {
         for (const int threads : {1, 4}) {
           pool.set_threads(threads);
           Values losses(kF32, groups), da(kF32, count);
-          kernels.run(RouterLossForward{{groups, tokens, experts}, loss, k, sigma, a.buffer(), b.buffer(), losses.buffer()});
+          kernels.run(RouterLossForward{
+              {groups, tokens, experts}, loss, k, sigma, a.buffer(), b.buffer(), losses.buffer()});
           CHECK_CLOSE(losses, want_losses, 2e-6);
-          kernels.run(RouterLossBackward{{groups, tokens, experts}, loss, k, sigma, a.buffer(), b.buffer(), dlosses.buffer(), da.buffer()});
+          kernels.run(RouterLossBackward{{groups, tokens, experts},
+                                         loss,
+                                         k,
+                                         sigma,
+                                         a.buffer(),
+                                         b.buffer(),
+                                         dlosses.buffer(),
+                                         da.buffer()});
           std::vector<double> some;
           for (std::int64_t g = 0; g < groups; ++g) {
             for (std::int64_t i = 0; i < size; i += experts > 30 ? 97 : 1) some.push_back(da[g * size + i]);
@@ -109,7 +124,8 @@ TEST(a_balanced_router_has_no_loss_and_no_gradient) {
     Values losses(kF32, 1), da(kF32, 12);
     for (const RouterLoss loss : {RouterLoss::kImportance, RouterLoss::kLoad}) {
       kernels.run(RouterLossForward{{1, 3, 4}, loss, 2, 0.5, a.buffer(), a.buffer(), losses.buffer()});
-      kernels.run(RouterLossBackward{{1, 3, 4}, loss, 2, 0.5, a.buffer(), a.buffer(), dlosses.buffer(), da.buffer()});
+      kernels.run(
+          RouterLossBackward{{1, 3, 4}, loss, 2, 0.5, a.buffer(), a.buffer(), dlosses.buffer(), da.buffer()});
       CHECK_CLOSE(losses, std::vector<double>{0}, 0);
       CHECK_CLOSE(da, std::vector<double>(12, 0.0), 0);
     }

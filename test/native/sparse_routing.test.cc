@@ -19,7 +19,8 @@ std::vector<std::int64_t> order_of(std::vector<double> values) {
   for (double& value : values) value = std::isnan(value) ? -INFINITY : value;
   std::vector<std::int64_t> order(values.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return values[at(a)] > values[at(b)]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::int64_t a, std::int64_t b) { return values[at(a)] > values[at(b)]; });
   return order;
 }
 
@@ -27,7 +28,7 @@ struct Case {
   GroupShape shape;
   std::int64_t k, capacity;
 };
-const std::vector<Case> kCases = {{{1, 1, 1}, 1, 1},   {{2, 5, 3}, 3, 2},    {{3, 40, 8}, 2, 9},
+const std::vector<Case> kCases = {{{1, 1, 1}, 1, 1},     {{2, 5, 3}, 3, 2},     {{3, 40, 8}, 2, 9},
                                   {{1, 300, 33}, 1, 12}, {{4, 130, 16}, 4, 40}, {{2, 70, 5}, 2, 70}};
 
 // Scores with many ties, some NaN, some zeros of either sign.
@@ -64,7 +65,8 @@ TEST(tokens_choice_takes_the_best_experts_and_places_choice_by_choice) {
     for (const Case& c : kCases) {
       const auto [groups, tokens, experts] = c.shape;
       const Values scores = make_scores(c.shape, 1);
-      for (const RoutingPriority priority : {RoutingPriority::kTokenOrder, RoutingPriority::kMaxGate, RoutingPriority::kSumOfGates}) {
+      for (const RoutingPriority priority :
+           {RoutingPriority::kTokenOrder, RoutingPriority::kMaxGate, RoutingPriority::kSumOfGates}) {
         const Choice choice = tokens_choice(kernels, c, priority, scores);
         for (std::int64_t g = 0; g < groups; ++g) {
           std::vector<double> best(at(tokens)), sums(at(tokens));
@@ -77,7 +79,8 @@ TEST(tokens_choice_takes_the_best_experts_and_places_choice_by_choice) {
             for (std::int64_t i = 0; i < c.k; ++i) {
               const double gate = row[at(chosen.back()[at(i)])];
               sums[at(s)] = static_cast<float>(sums[at(s)] + (std::isnan(gate) ? -INFINITY : gate));
-              CHECK_EQUAL(choice.expert[(g * tokens + s) * c.k + i], static_cast<double>(chosen.back()[at(i)]));
+              CHECK_EQUAL(choice.expert[(g * tokens + s) * c.k + i],
+                          static_cast<double>(chosen.back()[at(i)]));
             }
           }
           std::vector<std::int64_t> order(at(tokens));
@@ -131,15 +134,19 @@ TEST(experts_choice_takes_the_best_tokens) {
 struct Lists {
   Values expert_offsets, row_token, token_offsets, token_rows;
   Lists(const GroupShape& shape, std::int64_t max_rows)
-      : expert_offsets(kI32, shape.experts + 1), row_token(kI32, max_rows),
-        token_offsets(kI32, shape.groups * shape.tokens + 1), token_rows(kI32, max_rows) {}
+      : expert_offsets(kI32, shape.experts + 1),
+        row_token(kI32, max_rows),
+        token_offsets(kI32, shape.groups * shape.tokens + 1),
+        token_rows(kI32, max_rows) {}
   RowLists buffers() const {
-    return {expert_offsets.buffer(), row_token.buffer(), token_offsets.buffer(), token_rows.buffer(), row_token.count()};
+    return {expert_offsets.buffer(), row_token.buffer(), token_offsets.buffer(), token_rows.buffer(),
+            row_token.count()};
   }
 };
 
 // rows[e] = the tokens that expert e is to have, in order.
-void check_lists(const Lists& lists, const std::vector<std::vector<std::int64_t>>& rows, std::int64_t tokens) {
+void check_lists(const Lists& lists, const std::vector<std::vector<std::int64_t>>& rows,
+                 std::int64_t tokens) {
   std::int64_t row = 0;
   std::vector<std::vector<std::int64_t>> of_token(at(tokens));
   for (std::size_t e = 0; e < rows.size(); ++e) {
@@ -153,10 +160,12 @@ void check_lists(const Lists& lists, const std::vector<std::vector<std::int64_t>
   std::int64_t place = 0;
   for (std::int64_t token = 0; token < tokens; ++token) {
     CHECK_EQUAL(lists.token_offsets[token], static_cast<double>(place));
-    for (const std::int64_t wanted : of_token[at(token)]) CHECK_EQUAL(lists.token_rows[place++], static_cast<double>(wanted));
+    for (const std::int64_t wanted : of_token[at(token)])
+      CHECK_EQUAL(lists.token_rows[place++], static_cast<double>(wanted));
   }
   CHECK_EQUAL(lists.token_offsets[tokens], static_cast<double>(place));
-  for (; row < lists.row_token.count(); ++row) CHECK(lists.row_token[row] == -1 && lists.token_rows[row] == -1);
+  for (; row < lists.row_token.count(); ++row)
+    CHECK(lists.row_token[row] == -1 && lists.token_rows[row] == -1);
 }
 
 Lists rows_from_tokens_choice(Kernels& kernels, const Case& c, const Choice& choice) {
@@ -183,7 +192,9 @@ TEST(rows_are_ordered_by_expert_group_and_place) {
         for (std::int64_t g = 0; g < groups; ++g) {
           for (std::int64_t place = 0; place < c.capacity; ++place) {
             for (std::int64_t i = g * tokens * c.k; i < (g + 1) * tokens * c.k; ++i) {
-              if (choice.expert[i] == static_cast<double>(e) && choice.position[i] == static_cast<double>(place)) rows[at(e)].push_back(i / c.k);
+              if (choice.expert[i] == static_cast<double>(e) &&
+                  choice.position[i] == static_cast<double>(place))
+                rows[at(e)].push_back(i / c.k);
             }
           }
         }
@@ -196,7 +207,8 @@ TEST(rows_are_ordered_by_expert_group_and_place) {
         rows[at(e)].clear();
         for (std::int64_t g = 0; g < groups; ++g) {
           for (std::int64_t place = 0; place < c.capacity; ++place) {
-            rows[at(e)].push_back(g * tokens + static_cast<std::int64_t>(token[(g * experts + e) * c.capacity + place]));
+            rows[at(e)].push_back(g * tokens +
+                                  static_cast<std::int64_t>(token[(g * experts + e) * c.capacity + place]));
           }
         }
       }
@@ -218,7 +230,8 @@ TEST(gates_are_gathered_and_their_gradients_scattered) {
       const auto [groups, tokens, experts] = c.shape;
       const Choice choice = tokens_choice(kernels, c, RoutingPriority::kTokenOrder, make_scores(c.shape, 4));
       const Lists lists = rows_from_tokens_choice(kernels, c, choice);
-      const std::int64_t max_rows = lists.row_token.count(), used = static_cast<std::int64_t>(lists.expert_offsets[experts]);
+      const std::int64_t max_rows = lists.row_token.count(),
+                         used = static_cast<std::int64_t>(lists.expert_offsets[experts]);
       const Values gates(kF32, normals(groups * tokens * experts, 5)), drow_gate(kF32, normals(max_rows, 6));
       Values row_gate(kF32, max_rows), dgates(kF32, gates.count());
       GatherGates gather;
@@ -235,7 +248,8 @@ TEST(gates_are_gathered_and_their_gradients_scattered) {
       kernels.run(scatter);
       std::vector<double> want_gate(at(max_rows)), want_dgates(at(gates.count()));
       for (std::int64_t e = 0; e < experts; ++e) {
-        for (auto row = static_cast<std::int64_t>(lists.expert_offsets[e]); row < lists.expert_offsets[e + 1]; ++row) {
+        for (auto row = static_cast<std::int64_t>(lists.expert_offsets[e]); row < lists.expert_offsets[e + 1];
+             ++row) {
           const std::int64_t i = static_cast<std::int64_t>(lists.row_token[row]) * experts + e;
           want_gate[at(row)] = gates[i];
           want_dgates[at(i)] = drow_gate[row];
@@ -276,12 +290,14 @@ TEST(selected_gates_are_normalised_with_their_gradient) {
       for (std::int64_t n = 0; n < rows; ++n) {
         double sum = 0;
         std::vector<std::int64_t> selected;
-        for (std::int64_t i = 0; i < c.k; ++i) selected.push_back(n * experts + static_cast<std::int64_t>(choice.expert[n * c.k + i]));
+        for (std::int64_t i = 0; i < c.k; ++i)
+          selected.push_back(n * experts + static_cast<std::int64_t>(choice.expert[n * c.k + i]));
         for (const std::int64_t i : selected) sum += gates[i];
         for (const std::int64_t i : selected) {
           want_y[at(i)] = gates[i] / sum;
           // Derivative of gate_j / sum by gate_i, for all j.
-          for (const std::int64_t j : selected) want_dgates[at(i)] += dy[j] * ((i == j ? 1 / sum : 0) - gates[j] / (sum * sum));
+          for (const std::int64_t j : selected)
+            want_dgates[at(i)] += dy[j] * ((i == j ? 1 / sum : 0) - gates[j] / (sum * sum));
         }
       }
       CHECK_CLOSE(y, want_y, 1e-6);
@@ -291,7 +307,8 @@ TEST(selected_gates_are_normalised_with_their_gradient) {
     const Values gates(kF32, {0, 0, 0}), expert(kI32, {2, 0}), dy(kF32, {1, 2, 3});
     Values y(kF32, 3), dgates(kF32, 3);
     kernels.run(NormalizeSelected{{1, 1, 3}, 2, gates.buffer(), expert.buffer(), y.buffer()});
-    kernels.run(NormalizeSelectedBackward{{1, 1, 3}, 2, gates.buffer(), expert.buffer(), dy.buffer(), dgates.buffer()});
+    kernels.run(NormalizeSelectedBackward{
+        {1, 1, 3}, 2, gates.buffer(), expert.buffer(), dy.buffer(), dgates.buffer()});
     CHECK_CLOSE(y, (std::vector<double>{0, 0, 0}), 0);
     CHECK_CLOSE(dgates, (std::vector<double>{0, 0, 0}), 0);
   });
@@ -305,11 +322,13 @@ TEST(rows_are_combined_with_their_gradients) {
           const std::int64_t tokens = c.shape.groups * c.shape.tokens, experts = c.shape.experts, dim = 37;
           const Lists lists = rows_from_tokens_choice(
               kernels, c, tokens_choice(kernels, c, RoutingPriority::kTokenOrder, make_scores(c.shape, 10)));
-          const std::int64_t max_rows = lists.row_token.count(), used = static_cast<std::int64_t>(lists.expert_offsets[experts]);
+          const std::int64_t max_rows = lists.row_token.count(),
+                             used = static_cast<std::int64_t>(lists.expert_offsets[experts]);
           std::vector<double> numbers = normals(max_rows * dim, 11);
           // What lies past the last row must not be read.
           for (std::int64_t i = used * dim; i < max_rows * dim; ++i) numbers[at(i)] = NAN;
-          const Values rows(dtype, numbers), dy(dtype, normals(tokens * dim, 12)), row_gate(kF32, normals(max_rows, 13));
+          const Values rows(dtype, numbers), dy(dtype, normals(tokens * dim, 12)),
+              row_gate(kF32, normals(max_rows, 13));
           Values y(dtype, tokens * dim), drow_gate(kF32, max_rows);
           Values drows(dtype, std::vector<double>(numbers.size(), 5.0));
           CombineRows forward;
@@ -333,7 +352,8 @@ TEST(rows_are_combined_with_their_gradients) {
           }
           kernels.run(forward);
           kernels.run(backward);
-          std::vector<double> want_y(at(tokens * dim)), want_drows(numbers.size(), 5.0), want_gate(at(max_rows));
+          std::vector<double> want_y(at(tokens * dim)), want_drows(numbers.size(), 5.0),
+              want_gate(at(max_rows));
           for (std::int64_t row = 0; row < used; ++row) {
             const auto token = static_cast<std::int64_t>(lists.row_token[row]);
             const double gate = has_gate ? row_gate[row] : 1;

@@ -14,7 +14,8 @@ constexpr DType kF32 = DType::kFloat32;
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 // Plan of one group in the log domain, the definition's way.
-std::vector<double> sinkhorn(const std::vector<double>& logits, std::int64_t tokens, std::int64_t experts, std::int64_t iterations) {
+std::vector<double> sinkhorn(const std::vector<double>& logits, std::int64_t tokens, std::int64_t experts,
+                             std::int64_t iterations) {
   std::vector<double> f(at(tokens)), g(at(experts)), plan(logits.size());
   const auto log_sum_exp = [](const std::vector<double>& values) {
     const double top = *std::max_element(values.begin(), values.end());
@@ -48,7 +49,8 @@ TEST(sinkhorn_plans_agree_with_double) {
   for_each_instruction_set([&](Kernels& kernels) {
     // At scale 60 columns underflow in the plan of the first steps.
     for (const double scale : {0.5, 3.0, 60.0}) {
-      for (const auto& [groups, tokens, experts] : {std::array<std::int64_t, 3>{1, 1, 1}, {5, 33, 4}, {1, 300, 20}}) {
+      for (const auto& [groups, tokens, experts] :
+           {std::array<std::int64_t, 3>{1, 1, 1}, {5, 33, 4}, {1, 300, 20}}) {
         const Context context("scale " + std::to_string(scale) + " tokens " + std::to_string(tokens));
         const std::int64_t size = tokens * experts;
         const Values logits(kF32, normals(groups * size, 1, scale));
@@ -76,7 +78,8 @@ TEST(sinkhorn_plans_agree_with_double) {
 TEST(sinkhorn_gradient_agrees_with_differences_of_converged_plans) {
   for_each_instruction_set([](Kernels& kernels) {
     const std::int64_t groups = 2, tokens = 12, experts = 4, size = tokens * experts;
-    const std::vector<double> logits = normals(groups * size, 2), dplan = rounded(kF32, normals(groups * size, 3));
+    const std::vector<double> logits = normals(groups * size, 2),
+                              dplan = rounded(kF32, normals(groups * size, 3));
     std::vector<double> plans, wanted;
     for (std::int64_t g = 0; g < groups; ++g) {
       std::vector<double> one(logits.begin() + g * size, logits.begin() + (g + 1) * size);
@@ -96,7 +99,8 @@ TEST(sinkhorn_gradient_agrees_with_differences_of_converged_plans) {
     }
     const Values plan(kF32, plans), dplans(kF32, dplan);
     Values dlogits(kF32, groups * size);
-    kernels.run(SinkhornPlanBackward{{groups, tokens, experts}, plan.buffer(), dplans.buffer(), dlogits.buffer()});
+    kernels.run(
+        SinkhornPlanBackward{{groups, tokens, experts}, plan.buffer(), dplans.buffer(), dlogits.buffer()});
     CHECK_CLOSE(dlogits, wanted, 1e-5);
   });
 }
@@ -129,13 +133,15 @@ std::vector<double> project(const std::vector<double>& x, std::int64_t k) {
 }
 
 // similarity and plan [rows][columns].
-std::vector<double> sparse_plan(const std::vector<double>& similarity, std::int64_t rows, std::int64_t columns, double a,
-                                double b, std::int64_t k, const SparsePlan& args) {
+std::vector<double> sparse_plan(const std::vector<double>& similarity, std::int64_t rows,
+                                std::int64_t columns, double a, double b, std::int64_t k,
+                                const SparsePlan& args) {
   std::vector<double> alpha(at(rows)), first(at(rows)), second(at(rows)), plan(similarity.size());
   const auto make_plan = [&] {
     for (std::int64_t j = 0; j < columns; ++j) {
       std::vector<double> x;
-      for (std::int64_t i = 0; i < rows; ++i) x.push_back((alpha[at(i)] + similarity[at(i * columns + j)]) / (args.gamma * b));
+      for (std::int64_t i = 0; i < rows; ++i)
+        x.push_back((alpha[at(i)] + similarity[at(i * columns + j)]) / (args.gamma * b));
       const std::vector<double> p = project(x, k);
       for (std::int64_t i = 0; i < rows; ++i) plan[at(i * columns + j)] = b * p[at(i)];
     }
@@ -182,13 +188,18 @@ TEST(sparse_plans_agree_with_a_projection_by_sorting) {
           std::vector<double> wanted(numbers.size());
           for (std::int64_t g = 0; g < groups; ++g) {
             std::vector<double> one(at(size));
-            const auto place = [&](std::int64_t s, std::int64_t e) { return at(by_rows ? e * tokens + s : s * experts + e); };
+            const auto place = [&](std::int64_t s, std::int64_t e) {
+              return at(by_rows ? e * tokens + s : s * experts + e);
+            };
             for (std::int64_t s = 0; s < tokens; ++s) {
-              for (std::int64_t e = 0; e < experts; ++e) one[place(s, e)] = similarity[g * size + s * experts + e];
+              for (std::int64_t e = 0; e < experts; ++e)
+                one[place(s, e)] = similarity[g * size + s * experts + e];
             }
-            one = sparse_plan(one, rows, columns, by_rows ? share : 1, by_rows ? 1 : share, k == 0 ? rows : k, args);
+            one = sparse_plan(one, rows, columns, by_rows ? share : 1, by_rows ? 1 : share, k == 0 ? rows : k,
+                              args);
             for (std::int64_t s = 0; s < tokens; ++s) {
-              for (std::int64_t e = 0; e < experts; ++e) wanted[at(g * size + s * experts + e)] = one[place(s, e)];
+              for (std::int64_t e = 0; e < experts; ++e)
+                wanted[at(g * size + s * experts + e)] = one[place(s, e)];
             }
           }
           CHECK_CLOSE(plan, wanted, 1e-6);

@@ -26,7 +26,8 @@ namespace {
 template <class X, class Y, class Function>
 void map(ThreadPool& pool, const X* x, Y* y, std::int64_t count, const Function& f) {
   pool.parallel_for(count, kElementGrain, [&](std::int64_t begin, std::int64_t end, int) {
-    by_vectors(begin, end, [&](std::int64_t i, std::int64_t n) { store_some(y + i, f(load_some(x + i, n)), n); });
+    by_vectors(begin, end,
+               [&](std::int64_t i, std::int64_t n) { store_some(y + i, f(load_some(x + i, n)), n); });
   });
 }
 
@@ -59,7 +60,8 @@ void cast_elements(ThreadPool& pool, const X* x, Y* y, std::int64_t count) {
 
 void copy_bytes(ThreadPool& pool, const void* x, void* y, std::int64_t bytes) {
   pool.parallel_for(bytes, 4 * kElementGrain, [&](std::int64_t begin, std::int64_t end, int) {
-    std::memcpy(static_cast<char*>(y) + begin, static_cast<const char*>(x) + begin, static_cast<std::size_t>(end - begin));
+    std::memcpy(static_cast<char*>(y) + begin, static_cast<const char*>(x) + begin,
+                static_cast<std::size_t>(end - begin));
   });
 }
 
@@ -85,9 +87,13 @@ void CpuKernels::run(const Cast& args) {
   if (from == to) {
     copy_bytes(pool, args.x.data, args.y.data, args.count * static_cast<std::int64_t>(size_of(from)));
   } else if (from == DType::kInt32) {
-    with_float_type(to, [&](auto y) { cast_elements(pool, args.x.as<std::int32_t>(), args.y.as<decltype(y)>(), args.count); });
+    with_float_type(to, [&](auto y) {
+      cast_elements(pool, args.x.as<std::int32_t>(), args.y.as<decltype(y)>(), args.count);
+    });
   } else if (to == DType::kInt32) {
-    with_float_type(from, [&](auto x) { cast_elements(pool, args.x.as<decltype(x)>(), args.y.as<std::int32_t>(), args.count); });
+    with_float_type(from, [&](auto x) {
+      cast_elements(pool, args.x.as<decltype(x)>(), args.y.as<std::int32_t>(), args.count);
+    });
   } else {
     with_float_types(from, to, [&](auto x, auto y) {
       map(pool, args.x.as<decltype(x)>(), args.y.as<decltype(y)>(), args.count, Unchanged{});
@@ -104,8 +110,9 @@ void CpuKernels::run(const Add& args) {
     pool.parallel_for(args.count, kElementGrain, [&](std::int64_t begin, std::int64_t end, int) {
       if (args.period == 1) {
         const Vec addend = splat(alpha * to_float(b[0]));
-        by_vectors(begin, end,
-                   [&](std::int64_t i, std::int64_t n) { store_some(y + i, load_some(a + i, n) + addend, n); });
+        by_vectors(begin, end, [&](std::int64_t i, std::int64_t n) {
+          store_some(y + i, load_some(a + i, n) + addend, n);
+        });
         return;
       }
       for (std::int64_t run = begin; run < end;) {
@@ -149,15 +156,16 @@ void CpuKernels::run(const StridedCopy& args) {
   const char* x = args.x.as<char>();
   char* y = args.y.as<char>();
   // Chunks are ranges of bytes of the dense rows, so that one long row is shared as well as many short ones.
-  pool.parallel_for(args.outer * row_bytes, 4 * kElementGrain, [&](std::int64_t begin, std::int64_t end, int) {
-    while (begin < end) {
-      const std::int64_t row = begin / row_bytes, offset = begin - row * row_bytes;
-      const std::int64_t bytes = smaller(end - begin, row_bytes - offset);
-      std::memcpy(y + row * args.y_stride * element + offset, x + row * args.x_stride * element + offset,
-                  static_cast<std::size_t>(bytes));
-      begin += bytes;
-    }
-  });
+  pool.parallel_for(
+      args.outer * row_bytes, 4 * kElementGrain, [&](std::int64_t begin, std::int64_t end, int) {
+        while (begin < end) {
+          const std::int64_t row = begin / row_bytes, offset = begin - row * row_bytes;
+          const std::int64_t bytes = smaller(end - begin, row_bytes - offset);
+          std::memcpy(y + row * args.y_stride * element + offset, x + row * args.x_stride * element + offset,
+                      static_cast<std::size_t>(bytes));
+          begin += bytes;
+        }
+      });
 }
 
 void CpuKernels::run(const BroadcastMiddle& args) {
@@ -168,22 +176,23 @@ void CpuKernels::run(const BroadcastMiddle& args) {
     // y is runs that begin at multiples of `run`: rows of `inner`, or one value repeated when inner is 1.
     const bool single = args.inner == 1;
     const std::int64_t run = single ? args.middle : args.inner;
-    pool.parallel_for(args.outer * args.middle * args.inner, kElementGrain,
-                      [&](std::int64_t begin, std::int64_t end, int) {
-      while (begin < end) {
-        const std::int64_t index = begin / run, offset = begin - index * run;
-        const std::int64_t stop = smaller(end, (index + 1) * run);
-        if (single) {
-          const Vec value = splat(scale * to_float(x[index]));
-          by_vectors(begin, stop, [&](std::int64_t i, std::int64_t n) { store_some(y + i, value, n); });
-        } else {
-          const auto* row = x + index / args.middle * args.inner + offset - begin;
-          by_vectors(begin, stop,
-                     [&](std::int64_t i, std::int64_t n) { store_some(y + i, scale * load_some(row + i, n), n); });
-        }
-        begin = stop;
-      }
-    });
+    pool.parallel_for(
+        args.outer * args.middle * args.inner, kElementGrain, [&](std::int64_t begin, std::int64_t end, int) {
+          while (begin < end) {
+            const std::int64_t index = begin / run, offset = begin - index * run;
+            const std::int64_t stop = smaller(end, (index + 1) * run);
+            if (single) {
+              const Vec value = splat(scale * to_float(x[index]));
+              by_vectors(begin, stop, [&](std::int64_t i, std::int64_t n) { store_some(y + i, value, n); });
+            } else {
+              const auto* row = x + index / args.middle * args.inner + offset - begin;
+              by_vectors(begin, stop, [&](std::int64_t i, std::int64_t n) {
+                store_some(y + i, scale * load_some(row + i, n), n);
+              });
+            }
+            begin = stop;
+          }
+        });
   });
 }
 
@@ -201,7 +210,8 @@ void CpuKernels::run(const ActivateBackward& args) {
     auto* dx = args.dx.as<decltype(dx_type)>();
     pool.parallel_for(args.count, kElementGrain, [&](std::int64_t begin, std::int64_t end, int) {
       by_vectors(begin, end, [&](std::int64_t i, std::int64_t n) {
-        store_some(dx + i, load_some(dy + i, n) * activation_gradient(load_some(x + i, n), args.activation), n);
+        store_some(dx + i, load_some(dy + i, n) * activation_gradient(load_some(x + i, n), args.activation),
+                   n);
       });
     });
   });
@@ -256,14 +266,16 @@ namespace {
 constexpr std::int64_t kTransposeTile = 32;  // two tiles of 32-bit elements take 8 KiB of the first cache
 
 template <class T>
-void transpose(ThreadPool& pool, const T* x, T* y, std::int64_t batch, std::int64_t rows, std::int64_t columns) {
+void transpose(ThreadPool& pool, const T* x, T* y, std::int64_t batch, std::int64_t rows,
+               std::int64_t columns) {
   const std::int64_t strips = ceil_div(columns, kTransposeTile);
   const std::int64_t grain = row_grain(kTransposeTile * rows);
   pool.parallel_for(batch * strips, grain, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t strip = begin; strip < end; ++strip) {
       const T* source = x + strip / strips * rows * columns;
       T* target = y + strip / strips * rows * columns;
-      const std::int64_t first = strip % strips * kTransposeTile, last = smaller(columns, first + kTransposeTile);
+      const std::int64_t first = strip % strips * kTransposeTile,
+                         last = smaller(columns, first + kTransposeTile);
       for (std::int64_t row = 0; row < rows; row += kTransposeTile) {
         const std::int64_t row_end = smaller(rows, row + kTransposeTile);
         for (std::int64_t c = first; c < last; ++c) {
@@ -278,34 +290,41 @@ void transpose(ThreadPool& pool, const T* x, T* y, std::int64_t batch, std::int6
 
 void CpuKernels::run(const Transpose& args) {
   if (size_of(args.x.dtype) == 2) {
-    transpose(pool, args.x.as<std::uint16_t>(), args.y.as<std::uint16_t>(), args.batch, args.rows, args.columns);
+    transpose(pool, args.x.as<std::uint16_t>(), args.y.as<std::uint16_t>(), args.batch, args.rows,
+              args.columns);
   } else {
-    transpose(pool, args.x.as<std::uint32_t>(), args.y.as<std::uint32_t>(), args.batch, args.rows, args.columns);
+    transpose(pool, args.x.as<std::uint32_t>(), args.y.as<std::uint32_t>(), args.batch, args.rows,
+              args.columns);
   }
 }
 
 void CpuKernels::run(const Patchify& args) {
   const std::int64_t down = args.height / args.patch, across = args.width / args.patch;
-  const std::int64_t segment = args.patch * args.channels;  // a patch's share of an image row, contiguous in both
+  const std::int64_t segment =
+      args.patch * args.channels;  // a patch's share of an image row, contiguous in both
   const std::int64_t row = across * segment;
   with_float_types(args.x.dtype, args.y.dtype, [&](auto x_type, auto y_type) {
     const auto* x = args.x.as<const decltype(x_type)>();
     auto* y = args.y.as<decltype(y_type)>();
-    pool.parallel_for(args.batch * down * args.patch, row_grain(row), [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t line = begin; line < end; ++line) {  // image rows that belong to patches
-        const std::int64_t image = line / (down * args.patch), within = line % (down * args.patch);
-        const std::int64_t patch_row = within / args.patch, y_in_patch = within % args.patch;
-        for (std::int64_t column = 0; column < across; ++column) {
-          const std::int64_t image_at = ((image * args.height + within) * args.width) * args.channels + column * segment;
-          const std::int64_t patch_at =
-              ((image * down + patch_row) * across + column) * args.patch * segment + y_in_patch * segment;
-          const auto* source = x + (args.inverse ? patch_at : image_at);
-          auto* target = y + (args.inverse ? image_at : patch_at);
-          by_vectors(0, segment,
-                     [&](std::int64_t i, std::int64_t n) { store_some(target + i, load_some(source + i, n), n); });
-        }
-      }
-    });
+    pool.parallel_for(
+        args.batch * down * args.patch, row_grain(row), [&](std::int64_t begin, std::int64_t end, int) {
+          for (std::int64_t line = begin; line < end; ++line) {  // image rows that belong to patches
+            const std::int64_t image = line / (down * args.patch), within = line % (down * args.patch);
+            const std::int64_t patch_row = within / args.patch, y_in_patch = within % args.patch;
+            for (std::int64_t column = 0; column < across; ++column) {
+              const std::int64_t image_at =
+                  ((image * args.height + within) * args.width) * args.channels + column * segment;
+              const std::int64_t patch_at =
+                  ((image * down + patch_row) * across + column) * args.patch * segment +
+                  y_in_patch * segment;
+              const auto* source = x + (args.inverse ? patch_at : image_at);
+              auto* target = y + (args.inverse ? image_at : patch_at);
+              by_vectors(0, segment, [&](std::int64_t i, std::int64_t n) {
+                store_some(target + i, load_some(source + i, n), n);
+              });
+            }
+          }
+        });
   });
 }
 

@@ -1,8 +1,8 @@
 // Sums over the middle axis of [outer, middle, inner]: y[o, i] = scale * sum over m of x[o, m, i].
 //
-// The order of a sum depends on `middle` alone: blocks of kBlockRows rows are summed in ascending order, then the
-// blocks' sums. So the work may be divided by blocks, too, without a change of a bit. When inner is 1 a block is
-// contiguous and is summed by lanes.
+// The order of a sum depends on `middle` alone: blocks of kBlockRows rows are summed in ascending order, then
+// the blocks' sums. So the work may be divided by blocks, too, without a change of a bit. When inner is 1 a
+// block is contiguous and is summed by lanes.
 #include <cstdint>
 
 #if defined(__x86_64__)
@@ -20,7 +20,8 @@ namespace softmoe::cpu::SOFTMOE_ISA {
 namespace {
 
 constexpr std::int64_t kBlockRows = 128;
-constexpr std::int64_t kStrip = 256;  // columns that are summed side by side: their sums stay in the first cache
+constexpr std::int64_t kStrip =
+    256;  // columns that are summed side by side: their sums stay in the first cache
 
 // sums[i] = sum over rows [begin, end) of x[m, first + i] for i < width.
 template <class T>
@@ -69,16 +70,18 @@ void CpuKernels::run(const SumMiddle& args) {
 
     const std::int64_t tasks = outer * strips;
     if (blocks <= 1 || tasks >= 4 * pool.threads()) {
-      pool.parallel_for(tasks, row_grain(middle * smaller(inner, kStrip)), [&](std::int64_t begin, std::int64_t end, int) {
-        for (std::int64_t task = begin; task < end; ++task) {
-          float totals[kStrip] = {}, sums[kStrip];
-          for (std::int64_t block = 0; block < blocks; ++block) {
-            sum_block(task / strips, block, task % strips, block == 0 ? totals : sums);
-            for (std::int64_t i = 0; block > 0 && i < smaller(kStrip, inner); ++i) totals[i] += sums[i];
-          }
-          write(task / strips, task % strips, totals);
-        }
-      });
+      pool.parallel_for(tasks, row_grain(middle * smaller(inner, kStrip)),
+                        [&](std::int64_t begin, std::int64_t end, int) {
+                          for (std::int64_t task = begin; task < end; ++task) {
+                            float totals[kStrip] = {}, sums[kStrip];
+                            for (std::int64_t block = 0; block < blocks; ++block) {
+                              sum_block(task / strips, block, task % strips, block == 0 ? totals : sums);
+                              for (std::int64_t i = 0; block > 0 && i < smaller(kStrip, inner); ++i)
+                                totals[i] += sums[i];
+                            }
+                            write(task / strips, task % strips, totals);
+                          }
+                        });
       return;
     }
     // Few long sums: first those of all blocks, then their totals.
@@ -86,11 +89,11 @@ void CpuKernels::run(const SumMiddle& args) {
     float* partial = scratch.stream().take<float>(tasks * blocks * kStrip);
     pool.parallel_for(tasks * blocks, row_grain(kBlockRows * smaller(inner, kStrip)),
                       [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t part = begin; part < end; ++part) {
-        const std::int64_t task = part / blocks;
-        sum_block(task / strips, part % blocks, task % strips, partial + part * kStrip);
-      }
-    });
+                        for (std::int64_t part = begin; part < end; ++part) {
+                          const std::int64_t task = part / blocks;
+                          sum_block(task / strips, part % blocks, task % strips, partial + part * kStrip);
+                        }
+                      });
     for (std::int64_t task = 0; task < tasks; ++task) {
       float* totals = partial + task * blocks * kStrip;
       const std::int64_t width = smaller(kStrip, inner - task % strips * kStrip);

@@ -22,15 +22,16 @@ inline void by_vectors(std::int64_t begin, std::int64_t end, const Body& body) {
   if (i < end) body(i, end - i);
 }
 
-// Sum over [0, count) of f(i, n), whose lanes at or beyond n are zero. Long sums are made of blocks of 512 elements,
-// so that their rounding errors grow slowly; the order depends on `count` alone.
+// Sum over [0, count) of f(i, n), whose lanes at or beyond n are zero. Long sums are made of blocks of 512
+// elements, so that their rounding errors grow slowly; the order depends on `count` alone.
 template <class Function>
 inline float sum_of(std::int64_t count, const Function& f) {
   constexpr std::int64_t kBlock = 512;
   Vec total{};
   for (std::int64_t begin = 0; begin < count; begin += kBlock) {
     Vec sum{};
-    by_vectors(begin, smaller(count, begin + kBlock), [&](std::int64_t i, std::int64_t n) { sum += f(i, n); });
+    by_vectors(begin, smaller(count, begin + kBlock),
+               [&](std::int64_t i, std::int64_t n) { sum += f(i, n); });
     total += sum;
   }
   return sum_lanes(total);
@@ -51,7 +52,8 @@ inline void with_float_types(DType first, DType second, const Call& call) {
 }
 template <class Call>
 inline void with_float_types(DType first, DType second, DType third, const Call& call) {
-  with_float_types(first, second, [&](auto a, auto b) { with_float_type(third, [&](auto c) { call(a, b, c); }); });
+  with_float_types(first, second,
+                   [&](auto a, auto b) { with_float_type(third, [&](auto c) { call(a, b, c); }); });
 }
 
 }  // namespace softmoe::cpu::SOFTMOE_ISA

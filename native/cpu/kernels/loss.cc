@@ -43,8 +43,8 @@ float sum_of_exponentials(const T* x, std::int64_t count, float top) {
 
 template <class T>
 float mean_distance(const T* x, std::int64_t count, float top) {
-  const float sum =
-      sum_of(count, [&](std::int64_t i, std::int64_t n) { return keep_first(load_some(x + i, n) - top, n, 0.0f); });
+  const float sum = sum_of(
+      count, [&](std::int64_t i, std::int64_t n) { return keep_first(load_some(x + i, n) - top, n, 0.0f); });
   return sum / static_cast<float>(count);
 }
 
@@ -58,7 +58,8 @@ inline Vec log_one_plus(Vec e) {
 template <class T>
 float softmax_loss(const T* x, std::int64_t classes, std::int64_t label, float smoothing) {
   const float top = largest_of(x, classes);
-  float loss = log(splat(sum_of_exponentials(x, classes, top)))[0] - (1 - smoothing) * (to_float(x[label]) - top);
+  float loss =
+      log(splat(sum_of_exponentials(x, classes, top)))[0] - (1 - smoothing) * (to_float(x[label]) - top);
   if (smoothing != 0) loss -= smoothing * mean_distance(x, classes, top);
   return loss;
 }

@@ -1,8 +1,9 @@
-// Row normalisations and row softmax. A row is read two or three times, from the first cache but for the first
-// time; statistics are float32 sums over the lanes of a vector, so a row's result does not depend on other rows.
+// Row normalisations and row softmax. A row is read two or three times, from the first cache but for the
+// first time; statistics are float32 sums over the lanes of a vector, so a row's result does not depend on
+// other rows.
 //
-// Parameter gradients (dscale, dbias) are sums over rows: blocks of kBlockRows rows in ascending order, then the
-// blocks' sums in ascending order, whatever the number of threads.
+// Parameter gradients (dscale, dbias) are sums over rows: blocks of kBlockRows rows in ascending order, then
+// the blocks' sums in ascending order, whatever the number of threads.
 #include <cstdint>
 
 #if defined(__x86_64__)
@@ -43,12 +44,13 @@ void CpuKernels::run(const LayerNormForward& args) {
       const auto* x = args.x.as<const decltype(x_type)>() + row * dim;
       auto* y = args.y.as<decltype(y_type)>() + row * dim;
       // Mean.
-      const float mean = inverse_dim * sum_of(dim, [&](std::int64_t i, std::int64_t n) { return load_some(x + i, n); });
+      const float mean =
+          inverse_dim * sum_of(dim, [&](std::int64_t i, std::int64_t n) { return load_some(x + i, n); });
       // Variance around it.
       const float variance = inverse_dim * sum_of(dim, [&](std::int64_t i, std::int64_t n) {
-        const Vec centred = keep_first(load_some(x + i, n) - mean, n, 0.0f);
-        return centred * centred;
-      });
+                               const Vec centred = keep_first(load_some(x + i, n) - mean, n, 0.0f);
+                               return centred * centred;
+                             });
       const float rstd = reciprocal_root(variance + eps);
       by_vectors(0, dim, [&](std::int64_t i, std::int64_t n) {
         Vec v = (load_some(x + i, n) - mean) * rstd;
@@ -63,7 +65,8 @@ void CpuKernels::run(const LayerNormForward& args) {
 }
 
 // With xhat = (x - mean) * rstd and g = dy * scale:
-//   dx = rstd * (g - mean(g) - xhat * mean(g * xhat)), dscale = sum over rows of dy * xhat, dbias = sum of dy.
+//   dx = rstd * (g - mean(g) - xhat * mean(g * xhat)), dscale = sum over rows of dy * xhat, dbias = sum of
+//   dy.
 void CpuKernels::run(const LayerNormBackward& args) {
   const std::int64_t dim = args.dim, rows = args.rows;
   const std::int64_t blocks = ceil_div(rows, kBlockRows);
@@ -75,41 +78,43 @@ void CpuKernels::run(const LayerNormBackward& args) {
   float* partial = wants_parameters ? scratch.stream().take<float>(blocks * 2 * dim) : nullptr;
 
   with_float_types(args.x.dtype, args.dy.dtype, args.dx.dtype, [&](auto x_type, auto dy_type, auto dx_type) {
-    pool.parallel_for(blocks, larger<std::int64_t>(1, row_grain(dim) / kBlockRows),
-                      [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t block = begin; block < end; ++block) {
-        float* dscale = partial ? partial + block * 2 * dim : nullptr;
-        float* dbias = partial ? dscale + dim : nullptr;
-        const std::int64_t first = block * kBlockRows, last = smaller(rows, first + kBlockRows);
-        for (std::int64_t row = first; row < last; ++row) {
-          const auto* x = args.x.as<const decltype(x_type)>() + row * dim;
-          const auto* dy = args.dy.as<const decltype(dy_type)>() + row * dim;
-          const float mean = means[row], rstd = rstds[row];
-          Vec sum{}, product{};
-          by_vectors(0, dim, [&](std::int64_t i, std::int64_t n) {
-            const Vec d = load_some(dy + i, n);
-            const Vec xhat = (load_some(x + i, n) - mean) * rstd;
-            const Vec g = scale ? d * load_some(scale + i, n) : d;
-            sum += g;
-            product += g * xhat;
-            if (partial) {
-              const bool is_first = row == first;
-              store_some(dscale + i, is_first ? d * xhat : load_some(dscale + i, n) + d * xhat, n);
-              store_some(dbias + i, is_first ? d : load_some(dbias + i, n) + d, n);
+    pool.parallel_for(
+        blocks, larger<std::int64_t>(1, row_grain(dim) / kBlockRows),
+        [&](std::int64_t begin, std::int64_t end, int) {
+          for (std::int64_t block = begin; block < end; ++block) {
+            float* dscale = partial ? partial + block * 2 * dim : nullptr;
+            float* dbias = partial ? dscale + dim : nullptr;
+            const std::int64_t first = block * kBlockRows, last = smaller(rows, first + kBlockRows);
+            for (std::int64_t row = first; row < last; ++row) {
+              const auto* x = args.x.as<const decltype(x_type)>() + row * dim;
+              const auto* dy = args.dy.as<const decltype(dy_type)>() + row * dim;
+              const float mean = means[row], rstd = rstds[row];
+              Vec sum{}, product{};
+              by_vectors(0, dim, [&](std::int64_t i, std::int64_t n) {
+                const Vec d = load_some(dy + i, n);
+                const Vec xhat = (load_some(x + i, n) - mean) * rstd;
+                const Vec g = scale ? d * load_some(scale + i, n) : d;
+                sum += g;
+                product += g * xhat;
+                if (partial) {
+                  const bool is_first = row == first;
+                  store_some(dscale + i, is_first ? d * xhat : load_some(dscale + i, n) + d * xhat, n);
+                  store_some(dbias + i, is_first ? d : load_some(dbias + i, n) + d, n);
+                }
+              });
+              if (!args.dx) continue;
+              auto* dx = args.dx.as<decltype(dx_type)>() + row * dim;
+              const float mean_g = inverse_dim * sum_lanes(sum),
+                          mean_product = inverse_dim * sum_lanes(product);
+              by_vectors(0, dim, [&](std::int64_t i, std::int64_t n) {
+                const Vec d = load_some(dy + i, n);
+                const Vec xhat = (load_some(x + i, n) - mean) * rstd;
+                const Vec g = scale ? d * load_some(scale + i, n) : d;
+                store_some(dx + i, rstd * (g - mean_g - xhat * mean_product), n);
+              });
             }
-          });
-          if (!args.dx) continue;
-          auto* dx = args.dx.as<decltype(dx_type)>() + row * dim;
-          const float mean_g = inverse_dim * sum_lanes(sum), mean_product = inverse_dim * sum_lanes(product);
-          by_vectors(0, dim, [&](std::int64_t i, std::int64_t n) {
-            const Vec d = load_some(dy + i, n);
-            const Vec xhat = (load_some(x + i, n) - mean) * rstd;
-            const Vec g = scale ? d * load_some(scale + i, n) : d;
-            store_some(dx + i, rstd * (g - mean_g - xhat * mean_product), n);
-          });
-        }
-      }
-    });
+          }
+        });
   });
   if (!wants_parameters) return;
 
@@ -117,12 +122,13 @@ void CpuKernels::run(const LayerNormBackward& args) {
     if (!target) return;
     pool.parallel_for(dim, larger<std::int64_t>(kLanes, round_up(row_grain(blocks), kLanes)),
                       [&](std::int64_t begin, std::int64_t end, int) {
-      by_vectors(begin, end, [&](std::int64_t i, std::int64_t n) {
-        Vec sum{};
-        for (std::int64_t block = 0; block < blocks; ++block) sum += load_some(partial + block * 2 * dim + offset + i, n);
-        store_some(target.as<float>() + i, sum, n);
-      });
-    });
+                        by_vectors(begin, end, [&](std::int64_t i, std::int64_t n) {
+                          Vec sum{};
+                          for (std::int64_t block = 0; block < blocks; ++block)
+                            sum += load_some(partial + block * 2 * dim + offset + i, n);
+                          store_some(target.as<float>() + i, sum, n);
+                        });
+                      });
   };
   add_blocks(args.dscale, 0);
   add_blocks(args.dbias, dim);
@@ -140,7 +146,9 @@ void CpuKernels::run(const L2NormalizeForward& args) {
         return v * v;
       });
       const float inverse_norm = reciprocal_root(squares + eps);
-      by_vectors(0, dim, [&](std::int64_t i, std::int64_t n) { store_some(y + i, load_some(x + i, n) * inverse_norm, n); });
+      by_vectors(0, dim, [&](std::int64_t i, std::int64_t n) {
+        store_some(y + i, load_some(x + i, n) * inverse_norm, n);
+      });
       if (args.inverse_norm) args.inverse_norm.as<float>()[row] = inverse_norm;
     });
   });
@@ -155,7 +163,9 @@ void CpuKernels::run(const L2NormalizeBackward& args) {
       const auto* dy = args.dy.as<const decltype(dy_type)>() + row * dim;
       auto* dx = args.dx.as<decltype(dx_type)>() + row * dim;
       const float r = args.inverse_norm.as<float>()[row];
-      const float along = r * sum_of(dim, [&](std::int64_t i, std::int64_t n) { return load_some(x + i, n) * load_some(dy + i, n); });
+      const float along = r * sum_of(dim, [&](std::int64_t i, std::int64_t n) {
+                            return load_some(x + i, n) * load_some(dy + i, n);
+                          });
       by_vectors(0, dim, [&](std::int64_t i, std::int64_t n) {
         store_some(dx + i, r * (load_some(dy + i, n) - (r * along) * load_some(x + i, n)), n);
       });
@@ -167,36 +177,40 @@ void CpuKernels::run(const SoftmaxForward& args) {
   const std::int64_t columns = args.columns;
   const float infinity = __builtin_inff();
   with_float_types(args.x.dtype, args.y.dtype, [&](auto x_type, auto y_type) {
-    pool.parallel_for(args.rows, row_grain(4 * columns), [&](std::int64_t begin, std::int64_t end, int worker) {
-      Arena::Frame frame(scratch.worker(worker));
-      float* weights = scratch.worker(worker).take<float>(columns);
-      for (std::int64_t row = begin; row < end; ++row) {
-        const auto* x = args.x.as<const decltype(x_type)>() + row * columns;
-        auto* y = args.y.as<decltype(y_type)>() + row * columns;
-        // Largest. A NaN on the left of max is passed over.
-        Vec largest = splat(-infinity);
-        by_vectors(0, columns, [&](std::int64_t i, std::int64_t n) {
-          largest = max(keep_first(load_some(x + i, n), n, -infinity), largest);
+    pool.parallel_for(
+        args.rows, row_grain(4 * columns), [&](std::int64_t begin, std::int64_t end, int worker) {
+          Arena::Frame frame(scratch.worker(worker));
+          float* weights = scratch.worker(worker).take<float>(columns);
+          for (std::int64_t row = begin; row < end; ++row) {
+            const auto* x = args.x.as<const decltype(x_type)>() + row * columns;
+            auto* y = args.y.as<decltype(y_type)>() + row * columns;
+            // Largest. A NaN on the left of max is passed over.
+            Vec largest = splat(-infinity);
+            by_vectors(0, columns, [&](std::int64_t i, std::int64_t n) {
+              largest = max(keep_first(load_some(x + i, n), n, -infinity), largest);
+            });
+            const float top = max_lanes(largest);
+            float total = 0, factor = 0;
+            if (top != -infinity) {
+              total = sum_of(columns, [&](std::int64_t i, std::int64_t n) {
+                const Vec v = load_some(x + i, n);
+                const Vec weight = keep_first(v == v ? exp(v - top) : splat(0.0f), n, 0.0f);
+                store_some(weights + i, weight, n);
+                return weight;
+              });
+              factor = 1.0f / total;
+            } else {
+              by_vectors(0, columns,
+                         [&](std::int64_t i, std::int64_t n) { store_some(weights + i, splat(0.0f), n); });
+            }
+            by_vectors(0, columns, [&](std::int64_t i, std::int64_t n) {
+              store_some(y + i, load_some(weights + i, n) * factor, n);
+            });
+            if (args.log_sum_exp) {
+              args.log_sum_exp.as<float>()[row] = top == -infinity ? -infinity : top + log(splat(total))[0];
+            }
+          }
         });
-        const float top = max_lanes(largest);
-        float total = 0, factor = 0;
-        if (top != -infinity) {
-          total = sum_of(columns, [&](std::int64_t i, std::int64_t n) {
-            const Vec v = load_some(x + i, n);
-            const Vec weight = keep_first(v == v ? exp(v - top) : splat(0.0f), n, 0.0f);
-            store_some(weights + i, weight, n);
-            return weight;
-          });
-          factor = 1.0f / total;
-        } else {
-          by_vectors(0, columns, [&](std::int64_t i, std::int64_t n) { store_some(weights + i, splat(0.0f), n); });
-        }
-        by_vectors(0, columns, [&](std::int64_t i, std::int64_t n) { store_some(y + i, load_some(weights + i, n) * factor, n); });
-        if (args.log_sum_exp) {
-          args.log_sum_exp.as<float>()[row] = top == -infinity ? -infinity : top + log(splat(total))[0];
-        }
-      }
-    });
   });
 }
 
@@ -207,7 +221,9 @@ void CpuKernels::run(const SoftmaxBackward& args) {
       const auto* y = args.y.as<const decltype(y_type)>() + row * columns;
       const auto* dy = args.dy.as<const decltype(dy_type)>() + row * columns;
       auto* dx = args.dx.as<decltype(dx_type)>() + row * columns;
-      const float inner = sum_of(columns, [&](std::int64_t i, std::int64_t n) { return load_some(y + i, n) * load_some(dy + i, n); });
+      const float inner = sum_of(columns, [&](std::int64_t i, std::int64_t n) {
+        return load_some(y + i, n) * load_some(dy + i, n);
+      });
       by_vectors(0, columns, [&](std::int64_t i, std::int64_t n) {
         store_some(dx + i, load_some(y + i, n) * (load_some(dy + i, n) - inner), n);
       });

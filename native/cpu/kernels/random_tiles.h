@@ -1,4 +1,5 @@
-// Philox by tiles of 64 elements, so that sixteen counters advance side by side. Include after cpu/kernels/isa.h.
+// Philox by tiles of 64 elements, so that sixteen counters advance side by side. Include after
+// cpu/kernels/isa.h.
 #pragma once
 
 #include "core/philox.h"
@@ -14,7 +15,8 @@ inline void random_words(const RandomKey& key, std::int64_t tile, std::uint32_t*
   std::uint32_t c0[kBlocks], c1[kBlocks], c2[kBlocks], c3[kBlocks];
   const std::uint64_t first = static_cast<std::uint64_t>(tile) * kBlocks;
   for (int j = 0; j < kBlocks; ++j) {
-    c0[j] = static_cast<std::uint32_t>(first) + static_cast<std::uint32_t>(j);  // a tile never crosses 2^32 blocks
+    c0[j] = static_cast<std::uint32_t>(first) +
+            static_cast<std::uint32_t>(j);  // a tile never crosses 2^32 blocks
     c1[j] = static_cast<std::uint32_t>(first >> 32);
     c2[j] = static_cast<std::uint32_t>(key.stream);
     c3[j] = static_cast<std::uint32_t>(key.stream >> 32);

@@ -1,9 +1,10 @@
 // Auxiliary losses of routers (V-MoE, appendix A; GShard; z-loss), one number a group, and their gradients.
 //
-// All four begin with sums over the tokens of a group: of the gates (importance, gshard), of the probabilities to be
-// among the k best under fresh noise (load), of how often an expert is the first choice (gshard), of the squared
-// log-sum-exp (z). Blocks of kBlockTokens tokens are summed in float32 in ascending order, then the blocks' sums in
-// float64: no order depends on the threads. The backward makes the sums again and then one pass over the tokens.
+// All four begin with sums over the tokens of a group: of the gates (importance, gshard), of the
+// probabilities to be among the k best under fresh noise (load), of how often an expert is the first choice
+// (gshard), of the squared log-sum-exp (z). Blocks of kBlockTokens tokens are summed in float32 in ascending
+// order, then the blocks' sums in float64: no order depends on the threads. The backward makes the sums again
+// and then one pass over the tokens.
 #include <cstdint>
 
 #if defined(__x86_64__)
@@ -33,13 +34,20 @@ struct Loss {
 
   const float* row(const float* x, std::int64_t token) const { return x + token * experts; }
   // Numbers that are summed over tokens.
-  std::int64_t sums() const { return kind == RouterLoss::kZ ? 1 : kind == RouterLoss::kGshard ? 2 * experts : experts; }
+  std::int64_t sums() const {
+    return kind == RouterLoss::kZ ? 1 : kind == RouterLoss::kGshard ? 2 * experts : experts;
+  }
 };
 
 template <class Args>
 Loss loss_of(const Args& args) {
-  return {args.loss, args.shape.tokens, args.shape.experts, args.k, static_cast<float>(args.sigma),
-          args.a.template as<float>(), args.b.template as<float>()};
+  return {args.loss,
+          args.shape.tokens,
+          args.shape.experts,
+          args.k,
+          static_cast<float>(args.sigma),
+          args.a.template as<float>(),
+          args.b.template as<float>()};
 }
 
 // Index of the k-th largest noisy logit of a token.
@@ -54,7 +62,9 @@ float log_sum_exp(const float* x, std::int64_t count) {
     largest = max(keep_first(load_some(x + i, n), n, -__builtin_inff()), largest);
   });
   const float top = max_lanes(largest);
-  const float sum = sum_of(count, [&](std::int64_t i, std::int64_t n) { return keep_first(exp(load_some(x + i, n) - top), n, 0.0f); });
+  const float sum = sum_of(count, [&](std::int64_t i, std::int64_t n) {
+    return keep_first(exp(load_some(x + i, n) - top), n, 0.0f);
+  });
   return top + log(splat(sum))[0];
 }
 
@@ -96,22 +106,24 @@ double* sums_of_groups(ThreadPool& pool, Scratch& scratch, const Loss& loss, std
   float* partial = scratch.stream().take<float>(groups * blocks * width);
   pool.parallel_for(groups * blocks, larger<std::int64_t>(1, row_grain(4 * loss.experts) / kBlockTokens),
                     [&](std::int64_t begin, std::int64_t end, int worker) {
-    Arena& arena = scratch.worker(worker);
-    Arena::Frame worker_frame(arena);
-    std::int32_t* best = arena.take<std::int32_t>(larger<std::int64_t>(1, loss.k));
-    for (std::int64_t block = begin; block < end; ++block) {
-      float* block_sums = partial + block * width;
-      for (std::int64_t i = 0; i < width; ++i) block_sums[i] = 0;
-      const std::int64_t group = block / blocks, first = block % blocks * kBlockTokens;
-      for (std::int64_t token = first; token < smaller(loss.tokens, first + kBlockTokens); ++token) {
-        add_token(loss, group * loss.tokens + token, best, block_sums);
-      }
-    }
-  });
+                      Arena& arena = scratch.worker(worker);
+                      Arena::Frame worker_frame(arena);
+                      std::int32_t* best = arena.take<std::int32_t>(larger<std::int64_t>(1, loss.k));
+                      for (std::int64_t block = begin; block < end; ++block) {
+                        float* block_sums = partial + block * width;
+                        for (std::int64_t i = 0; i < width; ++i) block_sums[i] = 0;
+                        const std::int64_t group = block / blocks, first = block % blocks * kBlockTokens;
+                        for (std::int64_t token = first; token < smaller(loss.tokens, first + kBlockTokens);
+                             ++token) {
+                          add_token(loss, group * loss.tokens + token, best, block_sums);
+                        }
+                      }
+                    });
   for (std::int64_t group = 0; group < groups; ++group) {
     for (std::int64_t i = 0; i < width; ++i) {
       double sum = 0;
-      for (std::int64_t block = 0; block < blocks; ++block) sum += static_cast<double>(partial[(group * blocks + block) * width + i]);
+      for (std::int64_t block = 0; block < blocks; ++block)
+        sum += static_cast<double>(partial[(group * blocks + block) * width + i]);
       sums[group * width + i] = sum;
     }
   }
@@ -124,12 +136,13 @@ struct Moments {
 Moments moments_of(const double* values, std::int64_t count) {
   double mean = 0, variance = 0;
   for (std::int64_t i = 0; i < count; ++i) mean += values[i] / static_cast<double>(count);
-  for (std::int64_t i = 0; i < count; ++i) variance += (values[i] - mean) * (values[i] - mean) / static_cast<double>(count);
+  for (std::int64_t i = 0; i < count; ++i)
+    variance += (values[i] - mean) * (values[i] - mean) / static_cast<double>(count);
   return {mean, variance};
 }
 
-// Squared coefficient of variation, and its derivative by each value: 2 (v - mean) / (E mean^2) - 2 var / (E mean^3).
-// Both come from the variance, not its root, so that balance has the gradient 0.
+// Squared coefficient of variation, and its derivative by each value: 2 (v - mean) / (E mean^2) - 2 var / (E
+// mean^3). Both come from the variance, not its root, so that balance has the gradient 0.
 double squared_variation(const double* values, std::int64_t count) {
   const Moments m = moments_of(values, count);
   return m.variance == 0 ? 0 : m.variance / (m.mean * m.mean);
@@ -177,41 +190,48 @@ void CpuKernels::run(const RouterLossBackward& args) {
         if (loss.kind == RouterLoss::kGshard) {
           derivative = static_cast<double>(experts) * sums[experts + e] / (tokens * tokens);
         } else if (m.variance != 0) {
-          derivative = 2 / (static_cast<double>(experts) * m.mean * m.mean) * (sums[e] - m.mean - m.variance / m.mean);
+          derivative =
+              2 / (static_cast<double>(experts) * m.mean * m.mean) * (sums[e] - m.mean - m.variance / m.mean);
         }
         slope[group * experts + e] = static_cast<float>(dloss * derivative);
       }
     }
   }
 
-  pool.parallel_for(groups * loss.tokens, row_grain(4 * experts), [&](std::int64_t begin, std::int64_t end, int worker) {
-    Arena& arena = scratch.worker(worker);
-    Arena::Frame worker_frame(arena);
-    std::int32_t* best = arena.take<std::int32_t>(larger<std::int64_t>(1, loss.k));
-    for (std::int64_t token = begin; token < end; ++token) {
-      const std::int64_t group = token / loss.tokens;
-      const float *a = loss.row(loss.a, token), *group_slope = slope + group * experts;
-      float* da = args.da.as<float>() + token * experts;
-      if (loss.kind == RouterLoss::kZ) {
-        // d lse^2 / da = 2 lse softmax(a).
-        const float lse = log_sum_exp(a, experts);
-        const float factor = static_cast<float>(2 * static_cast<double>(args.dlosses.as<float>()[group]) / tokens) * lse;
-        by_vectors(0, experts, [&](std::int64_t i, std::int64_t n) { store_some(da + i, factor * exp(load_some(a + i, n) - lse), n); });
-      } else if (loss.kind == RouterLoss::kLoad) {
-        const std::int32_t index = threshold_index(loss, token, best);
-        const float threshold = loss.row(loss.b, token)[index], inverse_sigma = 1.0f / loss.sigma;
-        const float moved = sum_of(experts, [&](std::int64_t i, std::int64_t n) {
-          const Vec z = (load_some(a + i, n) - threshold) * inverse_sigma;
-          const Vec derivative = load_some(group_slope + i, n) * normal_pdf(z) * inverse_sigma;
-          store_some(da + i, derivative, n);
-          return derivative;
-        });
-        da[index] -= moved;  // the threshold moves with its own logit
-      } else {
-        by_vectors(0, experts, [&](std::int64_t i, std::int64_t n) { store_some(da + i, load_some(group_slope + i, n), n); });
-      }
-    }
-  });
+  pool.parallel_for(
+      groups * loss.tokens, row_grain(4 * experts), [&](std::int64_t begin, std::int64_t end, int worker) {
+        Arena& arena = scratch.worker(worker);
+        Arena::Frame worker_frame(arena);
+        std::int32_t* best = arena.take<std::int32_t>(larger<std::int64_t>(1, loss.k));
+        for (std::int64_t token = begin; token < end; ++token) {
+          const std::int64_t group = token / loss.tokens;
+          const float *a = loss.row(loss.a, token), *group_slope = slope + group * experts;
+          float* da = args.da.as<float>() + token * experts;
+          if (loss.kind == RouterLoss::kZ) {
+            // d lse^2 / da = 2 lse softmax(a).
+            const float lse = log_sum_exp(a, experts);
+            const float factor =
+                static_cast<float>(2 * static_cast<double>(args.dlosses.as<float>()[group]) / tokens) * lse;
+            by_vectors(0, experts, [&](std::int64_t i, std::int64_t n) {
+              store_some(da + i, factor * exp(load_some(a + i, n) - lse), n);
+            });
+          } else if (loss.kind == RouterLoss::kLoad) {
+            const std::int32_t index = threshold_index(loss, token, best);
+            const float threshold = loss.row(loss.b, token)[index], inverse_sigma = 1.0f / loss.sigma;
+            const float moved = sum_of(experts, [&](std::int64_t i, std::int64_t n) {
+              const Vec z = (load_some(a + i, n) - threshold) * inverse_sigma;
+              const Vec derivative = load_some(group_slope + i, n) * normal_pdf(z) * inverse_sigma;
+              store_some(da + i, derivative, n);
+              return derivative;
+            });
+            da[index] -= moved;  // the threshold moves with its own logit
+          } else {
+            by_vectors(0, experts, [&](std::int64_t i, std::int64_t n) {
+              store_some(da + i, load_some(group_slope + i, n), n);
+            });
+          }
+        }
+      });
 }
 
 }  // namespace softmoe::cpu::SOFTMOE_ISA

@@ -1,4 +1,5 @@
-// Choosing the largest of many numbers, ties to the lower index, NaN as -infinity. Include after cpu/kernels/isa.h.
+// Choosing the largest of many numbers, ties to the lower index, NaN as -infinity. Include after
+// cpu/kernels/isa.h.
 #pragma once
 
 #include "cpu/kernels/simd.h"
@@ -19,20 +20,22 @@ inline std::uint64_t order_key(double value) {
   return bits >> 63 ? ~bits : bits | std::uint64_t{1} << 63;
 }
 
-// Indices of the k largest of `count` values, best first. Insertion: cheap while k is small, since most values are
-// turned down by one comparison.
+// Indices of the k largest of `count` values, best first. Insertion: cheap while k is small, since most
+// values are turned down by one comparison.
 inline void top_k(const float* values, std::int64_t count, std::int64_t k, std::int32_t* indices) {
   std::int64_t held = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     const std::uint32_t key = order_key(values[i]);
     if (held == k && key <= order_key(values[indices[k - 1]])) continue;
     std::int64_t place = held < k ? held++ : k - 1;
-    for (; place > 0 && key > order_key(values[indices[place - 1]]); --place) indices[place] = indices[place - 1];
+    for (; place > 0 && key > order_key(values[indices[place - 1]]); --place)
+      indices[place] = indices[place - 1];
     indices[place] = static_cast<std::int32_t>(i);
   }
 }
 
-// Indices, ascending, of the k largest of `count` keys, k <= count. Finds the k-th largest key digit by digit.
+// Indices, ascending, of the k largest of `count` keys, k <= count. Finds the k-th largest key digit by
+// digit.
 template <class Key>
 inline void select_largest(const Key* keys, std::int64_t count, std::int64_t k, std::int32_t* indices) {
   Key prefix = 0, mask = 0;
@@ -58,13 +61,15 @@ inline void select_largest(const Key* keys, std::int64_t count, std::int64_t k, 
 }
 
 // Sorts indices by keys[index], largest first; equals keep their order. `spare` has room for `count` indices.
-inline void sort_by_key(const std::uint32_t* keys, std::int32_t* indices, std::int64_t count, std::int32_t* spare) {
+inline void sort_by_key(const std::uint32_t* keys, std::int32_t* indices, std::int64_t count,
+                        std::int32_t* spare) {
   constexpr std::int64_t kInsertion = 32;
   if (count <= kInsertion) {
     for (std::int64_t i = 1; i < count; ++i) {
       const std::int32_t index = indices[i];
       std::int64_t place = i;
-      for (; place > 0 && keys[indices[place - 1]] < keys[index]; --place) indices[place] = indices[place - 1];
+      for (; place > 0 && keys[indices[place - 1]] < keys[index]; --place)
+        indices[place] = indices[place - 1];
       indices[place] = index;
     }
     return;

@@ -2,11 +2,11 @@
 // transport", ICLR 2023) by Adam on the semi-dual, whose variable alpha has one element a row.
 //
 // With rows i, columns j, row sums a, column sums b, x_j = alpha + similarity[:, j]:
-//   column j of the plan = b_j * the point of the simplex with at most k non-zeros that is nearest to x_j / (gamma b_j)
-//   gradient = row sums of the plan - a
-// The nearest point keeps the k largest (ties: the lower index) and takes max(0, t - tau) with tau such that they sum
-// to 1. The columns cost `rows` operations a digit of the selection and are done in parallel; float64 throughout, as
-// the steps of Adam are close to signs of the gradient and would magnify rounding.
+//   column j of the plan = b_j * the point of the simplex with at most k non-zeros that is nearest to x_j /
+//   (gamma b_j) gradient = row sums of the plan - a
+// The nearest point keeps the k largest (ties: the lower index) and takes max(0, t - tau) with tau such that
+// they sum to 1. The columns cost `rows` operations a digit of the selection and are done in parallel;
+// float64 throughout, as the steps of Adam are close to signs of the gradient and would magnify rounding.
 #include <cstdint>
 
 #if defined(__x86_64__)
@@ -32,7 +32,8 @@ struct SemiDual {
   double *alpha, *gradient;  // [rows]
 };
 
-// Turns `values` into max(0, values - tau), summing to 1. tau is found by dropping what falls to 0 until nothing does.
+// Turns `values` into max(0, values - tau), summing to 1. tau is found by dropping what falls to 0 until
+// nothing does.
 void project_on_simplex(double* values, std::int64_t count) {
   double tau = -__builtin_inf();
   for (std::int64_t held = -1;;) {
@@ -74,9 +75,11 @@ void update_column(const SemiDual& problem, std::int64_t column, Arena& arena) {
 }
 
 void update_plan(ThreadPool& pool, Scratch& scratch, const SemiDual& problem) {
-  pool.parallel_for(problem.columns, row_grain(8 * problem.rows), [&](std::int64_t begin, std::int64_t end, int worker) {
-    for (std::int64_t column = begin; column < end; ++column) update_column(problem, column, scratch.worker(worker));
-  });
+  pool.parallel_for(problem.columns, row_grain(8 * problem.rows),
+                    [&](std::int64_t begin, std::int64_t end, int worker) {
+                      for (std::int64_t column = begin; column < end; ++column)
+                        update_column(problem, column, scratch.worker(worker));
+                    });
 }
 
 // Returns the Euclidean norm of the gradient.
@@ -116,13 +119,16 @@ void CpuKernels::run(const SparsePlan& args) {
   problem.gradient = arena.take<double>(rows);
   double *first = arena.take<double>(rows), *second = arena.take<double>(rows);
   // Element (s, e) of a group lies here in similarity and plan.
-  const auto place = [&](std::int64_t s, std::int64_t e) { return args.by_rows ? s * experts + e : e * tokens + s; };
+  const auto place = [&](std::int64_t s, std::int64_t e) {
+    return args.by_rows ? s * experts + e : e * tokens + s;
+  };
 
   for (std::int64_t group = 0; group < args.shape.groups; ++group) {
     const float* given = args.similarity.as<float>() + group * tokens * experts;
     float* result = args.plan.as<float>() + group * tokens * experts;
     for (std::int64_t s = 0; s < tokens; ++s) {
-      for (std::int64_t e = 0; e < experts; ++e) similarity[place(s, e)] = static_cast<double>(given[s * experts + e]);
+      for (std::int64_t e = 0; e < experts; ++e)
+        similarity[place(s, e)] = static_cast<double>(given[s * experts + e]);
     }
     for (std::int64_t i = 0; i < rows; ++i) problem.alpha[i] = first[i] = second[i] = 0;
 
@@ -137,14 +143,16 @@ void CpuKernels::run(const SparsePlan& args) {
         const double g = problem.gradient[i];
         first[i] = kBeta1 * first[i] + (1 - kBeta1) * g;
         second[i] = kBeta2 * second[i] + (1 - kBeta2) * g * g;
-        problem.alpha[i] -= args.learning_rate * (first[i] / (1 - power1)) / (__builtin_sqrt(second[i] / (1 - power2)) + kEps);
+        problem.alpha[i] -= args.learning_rate * (first[i] / (1 - power1)) /
+                            (__builtin_sqrt(second[i] / (1 - power2)) + kEps);
       }
       // The step is taken also when the gradient before it was small enough.
       if (norm <= args.tolerance) break;
     }
     update_plan(pool, scratch, problem);
     for (std::int64_t s = 0; s < tokens; ++s) {
-      for (std::int64_t e = 0; e < experts; ++e) result[s * experts + e] = static_cast<float>(problem.plan[place(s, e)]);
+      for (std::int64_t e = 0; e < experts; ++e)
+        result[s * experts + e] = static_cast<float>(problem.plan[place(s, e)]);
     }
   }
 }

@@ -1,5 +1,5 @@
-// Row lists of a routing by index. Rows are expert-major: expert e's rows of group g follow those of group g - 1, by
-// buffer position. The token side lists the rows of each token in ascending order.
+// Row lists of a routing by index. Rows are expert-major: expert e's rows of group g follow those of group g
+// - 1, by buffer position. The token side lists the rows of each token in ascending order.
 #include <cstdint>
 
 #if defined(__x86_64__)
@@ -25,7 +25,8 @@ void fill_unused(const RowLists& lists, std::int64_t rows) {
 
 // Calls body(row, expert) for the rows [begin, end).
 template <class Body>
-void for_rows_of_experts(const std::int32_t* expert_offsets, std::int64_t begin, std::int64_t end, const Body& body) {
+void for_rows_of_experts(const std::int32_t* expert_offsets, std::int64_t begin, std::int64_t end,
+                         const Body& body) {
   std::int64_t expert = 0;
   for (std::int64_t row = begin; row < end; ++row) {
     while (row >= expert_offsets[expert + 1]) ++expert;
@@ -36,7 +37,8 @@ void for_rows_of_experts(const std::int32_t* expert_offsets, std::int64_t begin,
 }  // namespace
 
 void CpuKernels::run(const RowsFromTokensChoice& args) {
-  const std::int64_t groups = args.shape.groups, tokens = args.shape.tokens, experts = args.shape.experts, k = args.k;
+  const std::int64_t groups = args.shape.groups, tokens = args.shape.tokens, experts = args.shape.experts,
+                     k = args.k;
   const std::int32_t *expert = args.expert.as<std::int32_t>(), *position = args.position.as<std::int32_t>();
   std::int32_t* row_token = args.lists.row_token.as<std::int32_t>();
   std::int32_t* token_offsets = args.lists.token_offsets.as<std::int32_t>();
@@ -84,7 +86,8 @@ void CpuKernels::run(const RowsFromTokensChoice& args) {
           const std::int32_t row = first_row[group * experts + expert[i]] + position[i];
           row_token[row] = static_cast<std::int32_t>(token);
           std::int32_t place = at++;
-          for (; place > token_offsets[token] && token_rows[place - 1] > row; --place) token_rows[place] = token_rows[place - 1];
+          for (; place > token_offsets[token] && token_rows[place - 1] > row; --place)
+            token_rows[place] = token_rows[place - 1];
           token_rows[place] = row;
         }
       }
@@ -130,7 +133,8 @@ void CpuKernels::run(const RowsFromExpertsChoice& args) {
 
 void CpuKernels::run(const GatherGates& args) {
   const std::int64_t experts = args.shape.experts;
-  const std::int32_t *offsets = args.lists.expert_offsets.as<std::int32_t>(), *token = args.lists.row_token.as<std::int32_t>();
+  const std::int32_t *offsets = args.lists.expert_offsets.as<std::int32_t>(),
+                     *token = args.lists.row_token.as<std::int32_t>();
   const float* gates = args.gates.as<float>();
   float* row_gate = args.row_gate.as<float>();
   const std::int64_t used = offsets[experts];
@@ -144,13 +148,14 @@ void CpuKernels::run(const GatherGates& args) {
 
 void CpuKernels::run(const GatherGatesBackward& args) {
   const std::int64_t experts = args.shape.experts;
-  const std::int32_t *offsets = args.lists.expert_offsets.as<std::int32_t>(), *token = args.lists.row_token.as<std::int32_t>();
+  const std::int32_t *offsets = args.lists.expert_offsets.as<std::int32_t>(),
+                     *token = args.lists.row_token.as<std::int32_t>();
   const float* drow_gate = args.drow_gate.as<float>();
   float* dgates = args.dgates.as<float>();
   pool.parallel_for(args.shape.groups * args.shape.tokens * experts, kElementGrain,
                     [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t i = begin; i < end; ++i) dgates[i] = 0;
-  });
+                      for (std::int64_t i = begin; i < end; ++i) dgates[i] = 0;
+                    });
   // No two rows have both the token and the expert in common.
   pool.parallel_for(offsets[experts], kElementGrain, [&](std::int64_t begin, std::int64_t end, int) {
     for_rows_of_experts(offsets, begin, end, [&](std::int64_t row, std::int64_t e) {

@@ -4,8 +4,8 @@
 //
 // After a step over the rows the plan's rows sum to 1, so with C_e = sum over s of the plan
 //   lse_s(L + f) = ln C_e - g_e, hence the next g_e = g_e + ln(S/E) - ln C_e:
-// one pass and one exponential an element and iteration. Where C_e underflows, g_e is made anew in the log domain.
-// Sums over tokens go by blocks of kBlockTokens, then over the blocks in ascending order.
+// one pass and one exponential an element and iteration. Where C_e underflows, g_e is made anew in the log
+// domain. Sums over tokens go by blocks of kBlockTokens, then over the blocks in ascending order.
 #include <cstdint>
 
 #if defined(__x86_64__)
@@ -100,8 +100,8 @@ void sinkhorn(ThreadPool& pool, const Transport& t, std::int64_t iterations) {
     });
     pool.parallel_for(blocks, larger<std::int64_t>(1, row_grain(8 * t.experts) / kBlockTokens),
                       [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t block = begin; block < end; ++block) update_rows(t, block);
-    });
+                        for (std::int64_t block = begin; block < end; ++block) update_rows(t, block);
+                      });
     for (std::int64_t e = 0; e < t.experts; ++e) t.column_sums[e] = 0;
     for (std::int64_t block = 0; block < blocks; ++block) {
       for (std::int64_t e = 0; e < t.experts; ++e) t.column_sums[e] += t.partial[block * t.experts + e];
@@ -109,8 +109,8 @@ void sinkhorn(ThreadPool& pool, const Transport& t, std::int64_t iterations) {
   }
 }
 
-// body(group, arena) for all groups: side by side when there are enough, else one after the other with parallel
-// loops inside, which run on their own thread in the first case.
+// body(group, arena) for all groups: side by side when there are enough, else one after the other with
+// parallel loops inside, which run on their own thread in the first case.
 template <class Body>
 void for_groups(ThreadPool& pool, Scratch& scratch, std::int64_t groups, const Body& body) {
   if (groups < pool.threads()) {
@@ -128,8 +128,8 @@ void for_groups(ThreadPool& pool, Scratch& scratch, std::int64_t groups, const B
   });
 }
 
-// Solves A x = b for a symmetric, positive (semi-)definite A [n, n] by its Cholesky factor, which replaces A. A
-// direction without curvature gets 0: there any value solves.
+// Solves A x = b for a symmetric, positive (semi-)definite A [n, n] by its Cholesky factor, which replaces A.
+// A direction without curvature gets 0: there any value solves.
 void solve_in_place(double* a, double* x, std::int64_t n) {
   for (std::int64_t j = 0; j < n; ++j) {
     const double diagonal = a[j * n + j];
@@ -161,15 +161,21 @@ void solve_in_place(double* a, double* x, std::int64_t n) {
 void CpuKernels::run(const SinkhornPlan& args) {
   const std::int64_t tokens = args.shape.tokens, experts = args.shape.experts;
   for_groups(pool, scratch, args.shape.groups, [&](std::int64_t group, Arena& arena) {
-    Transport t{tokens, experts, args.logits.as<float>() + group * tokens * experts,
-                args.plan.as<float>() + group * tokens * experts, arena.take<float>(tokens),
-                arena.take<float>(experts), arena.take<float>(experts), nullptr};
+    Transport t{tokens,
+                experts,
+                args.logits.as<float>() + group * tokens * experts,
+                args.plan.as<float>() + group * tokens * experts,
+                arena.take<float>(tokens),
+                arena.take<float>(experts),
+                arena.take<float>(experts),
+                nullptr};
     t.partial = arena.take<float>(t.blocks() * experts);
     sinkhorn(pool, t, args.iterations);
   });
 }
 
-// With Q = dplan, W = plan * Q and row and column sums a, b of the plan, the multipliers of the two constraints solve
+// With Q = dplan, W = plan * Q and row and column sums a, b of the plan, the multipliers of the two
+// constraints solve
 //   a_s lambda_s + sum over e of plan_se mu_e = sum over e of W_se, and alike for the columns;
 // dlogits = plan (Q - lambda_s - mu_e). Elimination of lambda leaves the Schur complement
 //   (diag(b) - plan^T diag(1/a) plan) mu = W^T 1 - plan^T diag(1/a) W 1,
@@ -205,7 +211,8 @@ void CpuKernels::run(const SinkhornPlanBackward& args) {
           const double p = static_cast<double>(plan[s * experts + e]), scaled = p * inverse_a[s];
           column += p;
           right += p * static_cast<double>(dplan[s * experts + e]) - scaled * row_w[s];
-          for (std::int64_t i = 0; i < free; ++i) row[i] -= scaled * static_cast<double>(plan[s * experts + i]);
+          for (std::int64_t i = 0; i < free; ++i)
+            row[i] -= scaled * static_cast<double>(plan[s * experts + i]);
         }
         row[e] += column;
         mu[e] = right;
@@ -216,11 +223,13 @@ void CpuKernels::run(const SinkhornPlanBackward& args) {
     pool.parallel_for(tokens, row_grain(experts), [&](std::int64_t begin, std::int64_t end, int) {
       for (std::int64_t s = begin; s < end; ++s) {
         double lambda = row_w[s];
-        for (std::int64_t e = 0; e < experts; ++e) lambda -= static_cast<double>(plan[s * experts + e]) * mu[e];
+        for (std::int64_t e = 0; e < experts; ++e)
+          lambda -= static_cast<double>(plan[s * experts + e]) * mu[e];
         lambda *= inverse_a[s];
         for (std::int64_t e = 0; e < experts; ++e) {
           const std::int64_t i = s * experts + e;
-          dlogits[i] = static_cast<float>(static_cast<double>(plan[i]) * (static_cast<double>(dplan[i]) - lambda - mu[e]));
+          dlogits[i] = static_cast<float>(static_cast<double>(plan[i]) *
+                                          (static_cast<double>(dplan[i]) - lambda - mu[e]));
         }
       }
     });
