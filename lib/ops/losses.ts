@@ -2,7 +2,7 @@ import { SoftMoEError } from '../core/errors.js'
 import { recordOperation } from '../core/tape.js'
 import { handleOf, isTensor, type Tensor } from '../core/tensor.js'
 import { type CrossEntropyKind, native } from '../native.js'
-import { add, mean, scale, transpose } from './elementwise.js'
+import { add, mean, reshape, scale, transpose } from './elementwise.js'
 import { matmul } from './linear.js'
 import { l2Normalize } from './normalization.js'
 import { only, wrap } from './wrap.js'
@@ -82,7 +82,7 @@ export function sigmoidCrossEntropy(
 export function pairLogits(a: Tensor, b: Tensor, temperature: Tensor | number, bias?: Tensor): Tensor {
   const similarities = matmul(l2Normalize(a), l2Normalize(b), { transposeB: true, dtype: 'float32' })
   const logits = scale(similarities, temperature)
-  return bias === undefined ? logits : add(logits, bias)
+  return bias === undefined ? logits : add(logits, reshape(bias, []))
 }
 
 function diagonal(logits: Tensor): Int32Array {
