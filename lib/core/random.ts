@@ -17,17 +17,17 @@ const WEYL_1 = 0xbb67ae85
 const ROUNDS = 10
 const TWO_32 = 2 ** 32
 
-/** What a stream of random numbers is for. Different purposes never share numbers. */
+/**
+ * What a stream of random numbers is for. Different purposes never share numbers, and they lie above the streams that
+ * `RandomSource` hands out for initialisation, dropout and noise.
+ */
 export const RandomPurpose = {
-  initialisation: 1,
-  shuffle: 2,
-  augmentation: 3,
-  routerNoise: 4,
-  dropout: 5,
-  split: 6,
+  split: 253,
+  shuffle: 254,
+  augmentation: 255,
 } as const
 
-/** The stream number of a purpose and a counter below 2^24, such as an epoch, a layer or a parameter. */
+/** The stream number of a purpose and a counter below 2^24, such as an epoch. */
 export function streamOf(purpose: keyof typeof RandomPurpose, counter = 0): number {
   if (!Number.isInteger(counter) || counter < 0 || counter >= 2 ** 24) {
     throw new SoftMoEError(

@@ -66,7 +66,7 @@ describe('Random', () => {
     const device = openDevice('cpu')
     for (const [seed, stream] of [
       [7, 3],
-      [2 ** 40 + 5, streamOf('dropout', 9)],
+      [2 ** 40 + 5, streamOf('augmentation', 9)],
     ]) {
       const random = new Random(seed, stream)
       const indices = [...Array(37).keys()]
@@ -89,7 +89,7 @@ describe('Random', () => {
   })
 
   it('is uniform in [0, 1) and normal with mean 0 and variance 1', () => {
-    const random = new Random(11, streamOf('initialisation', 5))
+    const random = new Random(11, streamOf('shuffle', 5))
     const count = 40_000
     let sum = 0
     let normalSum = 0
