@@ -1,5 +1,6 @@
 #include "session.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -57,6 +58,10 @@ void Session::close() { emulatedDriverReset(); }
 Session::~Session() {
   close();
   for (const auto& [name, value] : environment_) unsetenv(("SOFTMOE_EMULATOR_" + name).c_str());
+  if (std::getenv("EMULATOR_TEST_KEEP")) {
+    std::printf("       journals in %s\n", directory_.c_str());
+    return;
+  }
   std::error_code ignored;
   std::filesystem::remove_all(directory_, ignored);
 }
