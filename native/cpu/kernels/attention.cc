@@ -9,6 +9,7 @@
 #include "core/philox.h"
 #include "cpu/kernels/cpu_kernels.h"
 #include "cpu/kernels/isa.h"
+#include "cpu/narrow_attention.h"
 // The order matters: what follows is code for the instruction set.
 #include "cpu/kernels/dropout.h"
 #include "cpu/kernels/gemm_operands.h"
@@ -211,10 +212,12 @@ void backward(const AttentionBackward& args, ThreadPool& pool, Scratch& scratch)
 }  // namespace
 
 void CpuKernels::run(const AttentionForward& args) {
+  if (is_narrow(args.q, args.head_dim)) return narrow_attention(args, pool);
   with_type(args.q, [&](auto* type) { forward<std::remove_pointer_t<decltype(type)>>(args, pool, scratch); });
 }
 
 void CpuKernels::run(const AttentionBackward& args) {
+  if (is_narrow(args.q, args.head_dim)) return narrow_attention(args, pool);
   with_type(args.q,
             [&](auto* type) { backward<std::remove_pointer_t<decltype(type)>>(args, pool, scratch); });
 }

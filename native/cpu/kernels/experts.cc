@@ -98,7 +98,8 @@ void forward(const ExpertsForward& args, ThreadPool& pool, Scratch& scratch) {
         };
         VectorEpilogue epilogue(finish);
         const RightRows<Format, Dense<T>> right({args.w1.as<const T>() + expert * dim * hidden, hidden});
-        multiply_block<Format>(left, right, epilogue, block, dim, scratch.worker(worker));
+        multiply_block<Format>(left, right, epilogue, block, dim, scratch.worker(worker),
+                               dim * hidden <= kSmallWeight);
       });
 
   T* y = args.y.as<T>();
@@ -114,7 +115,8 @@ void forward(const ExpertsForward& args, ThreadPool& pool, Scratch& scratch) {
         };
         VectorEpilogue epilogue(finish);
         const RightRows<Format, Dense<T>> right({args.w2.as<const T>() + expert * hidden * out, out});
-        multiply_block<Format>(left_hidden, right, epilogue, block, hidden, scratch.worker(worker));
+        multiply_block<Format>(left_hidden, right, epilogue, block, hidden, scratch.worker(worker),
+                               hidden * out <= kSmallWeight);
       });
 }
 
@@ -134,7 +136,7 @@ void weight_gradients(const ExpertRows& rows, const Left& left, std::int64_t m, 
     const LeftColumns<Format, std::decay_t<decltype(left_source)>> left_operand(left_source, m);
     const RightRows<Format, Dense<T>> right_operand({right + begin * n, n});
     multiply_block<Format>(left_operand, right_operand, epilogue, block, first_row(rows, expert + 1) - begin,
-                           scratch.worker(worker));
+                           scratch.worker(worker), m * n <= kSmallWeight);
   });
   // One task sums up to 256 columns of one expert.
   constexpr std::int64_t kColumns = 256;
@@ -186,7 +188,8 @@ void backward(const ExpertsBackward& args, ThreadPool& pool, Scratch& scratch) {
         };
         VectorEpilogue epilogue(finish);
         const RightColumns<Format, Dense<T>> right({args.w2.as<const T>() + expert * hidden * out, out});
-        multiply_block<Format>(left_dy, right, epilogue, block, out, scratch.worker(worker));
+        multiply_block<Format>(left_dy, right, epilogue, block, out, scratch.worker(worker),
+                               hidden * out <= kSmallWeight);
       });
 
   if (T* dx = args.dx.as<T>()) {
@@ -198,7 +201,8 @@ void backward(const ExpertsBackward& args, ThreadPool& pool, Scratch& scratch) {
           };
           VectorEpilogue epilogue(finish);
           const RightColumns<Format, Dense<T>> right({args.w1.as<const T>() + expert * dim * hidden, hidden});
-          multiply_block<Format>(left_dpre, right, epilogue, block, hidden, scratch.worker(worker));
+          multiply_block<Format>(left_dpre, right, epilogue, block, hidden, scratch.worker(worker),
+                                 dim * hidden <= kSmallWeight);
         });
   }
 

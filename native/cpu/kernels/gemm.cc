@@ -12,7 +12,7 @@ namespace softmoe::cpu::SOFTMOE_ISA {
 
 template <class Format>
 void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b, Epilogue& epilogue,
-                    const Block& block, std::int64_t depth, Arena& arena) {
+                    const Block& block, std::int64_t depth, Arena& arena, bool precise) {
   using Element = typename Format::Element;
   constexpr std::int64_t kStep = std::int64_t{kDepthBlock} * Format::kPerElement;
   constexpr int kTile = Format::kRows * kTileColumns;
@@ -49,7 +49,7 @@ void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b,
                                                         panel, column_panels)
                                         : 0;
         multiply_tile<Format>(rows, packs_columns, elements, left, right + panel * panel_size, tile, k > 0,
-                              lines, count);
+                              lines, count, precise);
         if (last) {
           const std::int64_t column = block.column_begin + panel * kTileColumns;
           epilogue.apply(tile, row, rows, column,
@@ -63,10 +63,10 @@ void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b,
 }
 
 template void multiply_block(const LeftOperand<Float32Format>&, const RightOperand<Float32Format>&, Epilogue&,
-                             const Block&, std::int64_t, Arena&);
+                             const Block&, std::int64_t, Arena&, bool);
 #ifdef SOFTMOE_BFLOAT16_PRODUCTS
 template void multiply_block(const LeftOperand<BFloat16Format>&, const RightOperand<BFloat16Format>&,
-                             Epilogue&, const Block&, std::int64_t, Arena&);
+                             Epilogue&, const Block&, std::int64_t, Arena&, bool);
 #endif
 
 // Blocks as large as the caches bear, but enough of them that every thread has several.

@@ -125,16 +125,21 @@ struct Block {
   std::int64_t row_begin = 0, row_end = 0, column_begin = 0, column_end = 0;
 };
 
-// One block of C on this thread.
+// Products with a weight (or the gradient of one) of at most this many elements sum in float64: models that
+// are narrow enough for it amplify the rounding of float32 chains, and are too small for it to cost anything.
+constexpr std::int64_t kSmallWeight = 2048;
+
+// One block of C on this thread. `precise` asks for float64 sums; it has no effect on products of bfloat16
+// pairs.
 template <class Format>
 void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b, Epilogue& epilogue,
-                    const Block& block, std::int64_t depth, Arena& arena);
+                    const Block& block, std::int64_t depth, Arena& arena, bool precise = false);
 
 extern template void multiply_block(const LeftOperand<Float32Format>&, const RightOperand<Float32Format>&,
-                                    Epilogue&, const Block&, std::int64_t, Arena&);
+                                    Epilogue&, const Block&, std::int64_t, Arena&, bool);
 #ifdef SOFTMOE_BFLOAT16_PRODUCTS
 extern template void multiply_block(const LeftOperand<BFloat16Format>&, const RightOperand<BFloat16Format>&,
-                                    Epilogue&, const Block&, std::int64_t, Arena&);
+                                    Epilogue&, const Block&, std::int64_t, Arena&, bool);
 #endif
 
 // How the C of each of `items` products is cut into tasks.

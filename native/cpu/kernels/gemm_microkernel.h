@@ -59,6 +59,21 @@ void multiply_rows(int elements, const typename Format::Element* a, const typena
   }
 }
 
+// The same tile with float64 sums: exact but for one rounding, at a fraction of the speed.
+template <bool kColumnPanel>
+void multiply_rows_precisely(int rows, int elements, const float* a, const float* b, float* tile,
+                             bool accumulate) {
+  for (int r = 0; r < rows; ++r) {
+    double sums[kTileColumns];
+    for (int c = 0; c < kTileColumns; ++c) sums[c] = accumulate ? tile[r * kTileColumns + c] : 0;
+    for (int e = 0; e < elements; ++e) {
+      const double left = kColumnPanel ? a[e * kTileRows + r] : a[r * kPanelStride + e];
+      for (int c = 0; c < kTileColumns; ++c) sums[c] += left * static_cast<double>(b[e * kTileColumns + c]);
+    }
+    for (int c = 0; c < kTileColumns; ++c) tile[r * kTileColumns + c] = static_cast<float>(sums[c]);
+  }
+}
+
 template <class Format>
 using TileFunction = void (*)(int, const typename Format::Element*, const typename Format::Element*, float*,
                               bool, const char* const*, int);
@@ -76,7 +91,17 @@ struct TileFunctions {
 template <class Format>
 inline void multiply_tile(int rows, bool column_panel, int elements, const typename Format::Element* a,
                           const typename Format::Element* b, float* tile, bool accumulate,
-                          const char* const* lines, int line_count) {
+                          const char* const* lines, int line_count, [[maybe_unused]] bool precise) {
+  if constexpr (std::is_same_v<Format, Float32Format>) {
+    if (precise) {
+      if (column_panel) {
+        multiply_rows_precisely<true>(rows, elements, a, b, tile, accumulate);
+      } else {
+        multiply_rows_precisely<false>(rows, elements, a, b, tile, accumulate);
+      }
+      return;
+    }
+  }
   constexpr auto kRows = std::make_index_sequence<Format::kRows>();
   const auto function = column_panel ? TileFunctions<Format, true>::get(rows, kRows)
                                      : TileFunctions<Format, false>::get(rows, kRows);

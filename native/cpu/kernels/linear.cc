@@ -38,7 +38,8 @@ void CpuKernels::run(const MatMul& args) {
         const RightColumns<Format, Dense<T>> right_columns({b, k});
         const RightOperand<Format>& right =
             args.transpose_b ? static_cast<const RightOperand<Format>&>(right_columns) : right_rows;
-        multiply_block(left, right, epilogue, block, k, scratch.worker(worker));
+        multiply_block(left, right, epilogue, block, k, scratch.worker(worker),
+                       smaller(m, k) * n <= kSmallWeight);
       });
     });
   });
@@ -63,7 +64,8 @@ void CpuKernels::run(const LinearForward& args) {
           store_some(y + at, activate(v, args.activation), count);
         };
         VectorEpilogue epilogue(finish);
-        multiply_block(left, right, epilogue, block, args.in, scratch.worker(worker));
+        multiply_block(left, right, epilogue, block, args.in, scratch.worker(worker),
+                       args.in * args.out <= kSmallWeight);
       });
     });
   });
@@ -85,7 +87,8 @@ void CpuKernels::run(const LinearBackwardInput& args) {
             store_some(dx + row * args.in + column, v, count);
           };
           VectorEpilogue epilogue(finish);
-          multiply_block(left, right, epilogue, block, args.out, scratch.worker(worker));
+          multiply_block(left, right, epilogue, block, args.out, scratch.worker(worker),
+                         args.in * args.out <= kSmallWeight);
         });
       });
     });
@@ -108,7 +111,8 @@ void CpuKernels::run(const LinearBackwardWeight& args) {
             store_some(dw + row * args.out + column, v, count);
           };
           VectorEpilogue epilogue(finish);
-          multiply_block(left, right, epilogue, block, args.rows, scratch.worker(worker));
+          multiply_block(left, right, epilogue, block, args.rows, scratch.worker(worker),
+                         args.in * args.out <= kSmallWeight);
         });
       }
       if (args.dbias) column_sums(pool, dy, args.rows, args.out, args.dbias.as<float>());

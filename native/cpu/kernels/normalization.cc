@@ -11,6 +11,7 @@
 #endif
 
 #include "cpu/kernels/cpu_kernels.h"
+#include "cpu/narrow_layer_norm.h"
 
 #include "cpu/kernels/isa.h"
 
@@ -36,6 +37,7 @@ void for_rows(ThreadPool& pool, std::int64_t rows, std::int64_t dim, const Body&
 }  // namespace
 
 void CpuKernels::run(const LayerNormForward& args) {
+  if (is_narrow_row(args.x, args.y, args.dim)) return narrow_layer_norm(args, pool);
   const std::int64_t dim = args.dim;
   const float eps = static_cast<float>(args.eps), inverse_dim = 1.0f / static_cast<float>(dim);
   const float *scale = args.scale.as<float>(), *bias = args.bias.as<float>();
@@ -68,6 +70,7 @@ void CpuKernels::run(const LayerNormForward& args) {
 //   dx = rstd * (g - mean(g) - xhat * mean(g * xhat)), dscale = sum over rows of dy * xhat, dbias = sum of
 //   dy.
 void CpuKernels::run(const LayerNormBackward& args) {
+  if (is_narrow_row(args.x, args.dy, args.dim)) return narrow_layer_norm(args, pool);
   const std::int64_t dim = args.dim, rows = args.rows;
   const std::int64_t blocks = ceil_div(rows, kBlockRows);
   const float inverse_dim = 1.0f / static_cast<float>(dim);
