@@ -8,6 +8,7 @@ import {
   type SoftRoutingPlan,
   type Tensor,
 } from '../../lib/index.js'
+import { softMoe } from '../../lib/ops/soft-moe.js'
 import { type RandomSource, type Ref, reshape, zeros } from '../reference/array.js'
 import { combineWeights, dispatchWeights } from '../reference/soft-routing.js'
 import { paddingMask, type SoftCase } from './arbitraries.js'
@@ -35,6 +36,12 @@ export interface LayerOperands {
   readonly b2: Operand
 }
 
+/** A tensor for each operand. */
+export type LayerTensors = { readonly [Name in keyof LayerOperands]: Tensor }
+
+/** What of a case the layer's operations are told. */
+export type LayerShape = Pick<SoftCase, 'experts' | 'slotsPerExpert' | 'dispatch' | 'combine'>
+
 /** Operands of a whole Soft MoE layer of a case; outputs are as wide as inputs. */
 export function layerOperands(example: SoftCase, random: RandomSource): LayerOperands {
   const { batch, tokens, dim, experts: count, slotsPerExpert, hidden, storage } = example
@@ -51,8 +58,8 @@ export function layerOperands(example: SoftCase, random: RandomSource): LayerOpe
 
 /** combine(experts(dispatch(x))) from the operations, as a layer puts them together. */
 export function softMoELayer(
-  tensors: { readonly [Name in keyof LayerOperands]: Tensor },
-  example: Pick<SoftCase, 'experts' | 'slotsPerExpert' | 'dispatch' | 'combine'>,
+  tensors: LayerTensors,
+  example: LayerShape,
   options: Omit<SoftLogitsOptions, 'numExperts'> = {},
 ): Tensor {
   const { x, phi, scale, ...weights } = tensors
@@ -74,6 +81,16 @@ export function softMoELayer(
     mask: options.mask ?? null,
   }
   return combine(plan, experts(dispatch(plan, x), weights))
+}
+
+/** The same layer as the one fused operation. */
+export function fusedSoftMoELayer(
+  tensors: LayerTensors,
+  { experts: numExperts, slotsPerExpert, dispatch, combine }: LayerShape,
+  options: Omit<SoftLogitsOptions, 'numExperts'> = {},
+): Tensor {
+  const { x, phi, scale, ...weights } = tensors
+  return softMoe(x, phi, scale, weights, { ...options, numExperts, slotsPerExpert, dispatch, combine })
 }
 
 function logSumExp(values: readonly number[]): number {
