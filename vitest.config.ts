@@ -1,10 +1,35 @@
+import { createRequire } from 'node:module'
 import { defineConfig } from 'vitest/config'
+
+const CONFORMANCE = 'test/conformance/**/*.test.ts'
+
+/** The instruction sets below the one that the CPU device picks by itself on this machine. */
+function lowerInstructionSets(): string[] {
+  if (process.env.SOFTMOE_CPU_ISA || process.env.SOFTMOE_TEST_DEVICE === 'cuda') return []
+  const require = createRequire(import.meta.url)
+  try {
+    const load = require('node-gyp-build') as (root: string) => { openDevice(device: object): string }
+    const description = JSON.parse(load(import.meta.dirname).openDevice({ kind: 'cpu', index: 0 })) as {
+      availableInstructionSets: string[]
+    }
+    return description.availableInstructionSets.slice(0, -1)
+  } catch {
+    return [] // not built: the tests themselves say so
+  }
+}
 
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
     reporters: ['default', './test/closing-line.ts'],
     pool: 'forks',
     testTimeout: 60_000,
+    projects: [
+      { extends: true, test: { name: 'softmoe', include: ['test/**/*.test.ts'] } },
+      // The device tests again on each lower instruction set, with a fifth of the cases.
+      ...lowerInstructionSets().map((name) => ({
+        extends: true as const,
+        test: { name, include: [CONFORMANCE], env: { SOFTMOE_CPU_ISA: name, SOFTMOE_TEST_RUNS: '0.2' } },
+      })),
+    ],
   },
 })
