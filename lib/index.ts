@@ -109,3 +109,7 @@ export type {
   SafetensorsTensor,
   SafetensorsType,
 } from './training/safetensors.js'
+export { costModel, mlpCost, softMoeCost, softMoeExtraCost, sparseMoeCost } from './models/cost-model.js'
+export type { Cost, ModelCost, MoELayerShape } from './models/cost-model.js'
+export { loadParameters } from './models/load-parameters.js'
+export type { LoadedParameters, LoadOptions } from './models/load-parameters.js'
