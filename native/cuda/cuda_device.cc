@@ -287,11 +287,29 @@ void CudaDevice::download(const void* source, void* target, std::size_t bytes, C
       pending = take_fault();
     }
   }
-  completions_->push(stream_, [this, block, target, bytes, pending, done = std::move(done)](Result result) {
-    if (block && result == kSuccess && !pending) std::memcpy(target, block.data, bytes);
+  try {
+    push(
+        [this, block, target, bytes, pending, done = std::move(done)](Result result) {
+          if (block && result == kSuccess && !pending) std::memcpy(target, block.data, bytes);
+          pinned_.release(block);
+          finish(done, pending, result);
+        },
+        pending);
+  } catch (...) {
+    driver_.stream_synchronize(stream_);  // the copy may be under way
     pinned_.release(block);
-    finish(done, pending, result);
-  });
+    throw;
+  }
+}
+
+// A wait that cannot even be queued tells the fault before it rather than its consequence.
+void CudaDevice::push(CompletionQueue::Action action, const std::optional<Error>& pending) {
+  try {
+    completions_->push(stream_, std::move(action));
+  } catch (const Error&) {
+    if (pending) throw Error(*pending);
+    throw;
+  }
 }
 
 void CudaDevice::on_reached(Completion done) {
@@ -300,8 +318,7 @@ void CudaDevice::on_reached(Completion done) {
   if (capturing_) throw Error("ERR_INVALID_ARGUMENT", "a wait cannot be part of a captured graph");
   make_current();
   std::optional<Error> pending = take_fault();
-  completions_->push(
-      stream_, [this, pending, done = std::move(done)](Result result) { finish(done, pending, result); });
+  push([this, pending, done = std::move(done)](Result result) { finish(done, pending, result); }, pending);
 }
 
 void CudaDevice::synchronize() {

@@ -89,6 +89,7 @@ class CudaDevice final : public Device, public std::enable_shared_from_this<Cuda
   std::optional<Error> take_fault();
   std::string recent_operations() const;
   void finish(Completion done, std::optional<Error> pending, Result result);
+  void push(CompletionQueue::Action action, const std::optional<Error>& pending);
   void recycle_uploads(bool wait_for_one);
   void release_graph(Graph& graph) noexcept;
 
