@@ -25,7 +25,7 @@ interface GoldenLayer {
   }
 }
 
-const device = openDevice(process.env['SOFTMOE_TEST_DEVICE'] === 'cuda' ? 'cuda' : 'cpu')
+const device = openDevice(process.env.SOFTMOE_TEST_DEVICE === 'cuda' ? 'cuda' : 'cpu')
 
 function readGolden(name: string): GoldenLayer {
   return JSON.parse(
@@ -119,8 +119,8 @@ describe('initial values', () => {
       return [values.subarray(0, size), values.subarray(size, 2 * size)]
     }
     const [first, second] = experts(false)
-    expect(Math.max(...first!.map(Math.abs))).toBeLessThanOrEqual(limit)
-    expect(Math.max(...first!.map(Math.abs))).toBeGreaterThan(0.99 * limit)
+    expect(Math.max(...first.map(Math.abs))).toBeLessThanOrEqual(limit)
+    expect(Math.max(...first.map(Math.abs))).toBeGreaterThan(0.99 * limit)
     expect(first).not.toEqual(second)
     const [sharedFirst, sharedSecond] = experts(true)
     expect(sharedFirst).toEqual(sharedSecond)
