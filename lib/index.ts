@@ -25,6 +25,9 @@ export * from './ops/losses.js'
 export * from './ops/normalization.js'
 export { combine, combineWeights, dispatch, dispatchWeights, softLogits } from './ops/soft-routing.js'
 export type { SoftLogits, SoftLogitsOptions, SoftRoutingPlan } from './ops/soft-routing.js'
+export * from './ops/router-losses.js'
+export * from './ops/sparse-routing.js'
+export * from './ops/transport-plans.js'
 export { RandomSource } from './core/random-source.js'
 export type { RandomState } from './core/random-source.js'
 export { MultiHeadAttention } from './layers/attention.js'
@@ -40,8 +43,8 @@ export { Linear } from './layers/linear.js'
 export type { LinearLayerOptions } from './layers/linear.js'
 export { MapHead } from './layers/map-head.js'
 export type { MapHeadOptions } from './layers/map-head.js'
-export { MoE, SoftMoE } from './layers/moe.js'
-export type { MoEOutput, SoftMoELayerOptions } from './layers/moe.js'
+export { MoE, SoftMoE, SparseMoE } from './layers/moe.js'
+export type { MoEOutput, SoftMoELayerOptions, SparseMoELayerOptions } from './layers/moe.js'
 export { Module } from './layers/module.js'
 export type { LayerContext } from './layers/module.js'
 export { Parameter } from './layers/parameter.js'
@@ -62,8 +65,23 @@ export { Sgd } from './optim/sgd.js'
 export type { SgdOptions } from './optim/sgd.js'
 export { defaultSlotsPerExpert, expertCapacity } from './routers/capacity.js'
 export type { CapacityOptions } from './routers/capacity.js'
-export { createRouter, ROUTER_NAMES, routerConfig } from './routers/create-router.js'
-export type { RouterConfig, RouterName, RouterShape } from './routers/create-router.js'
+export {
+  createRouter,
+  createSparseRouter,
+  ROUTER_NAMES,
+  routerConfig,
+  SPARSE_ROUTER_NAMES,
+} from './routers/create-router.js'
+export type {
+  RouterConfig,
+  RouterName,
+  RouterShape,
+  SoftRouterConfig,
+  SparseRouterConfig,
+  SparseRouterName,
+} from './routers/create-router.js'
+export { expertsChoice, ExpertsChoiceRouter } from './routers/experts-choice.js'
+export type { ExpertsChoiceConfig, ExpertsChoiceOptions } from './routers/experts-choice.js'
 export { Router } from './routers/router.js'
 export type { RouteOptions, Routing } from './routers/router.js'
 export { SoftRouter } from './routers/soft.js'
@@ -113,3 +131,38 @@ export { costModel, mlpCost, softMoeCost, softMoeExtraCost, sparseMoeCost } from
 export type { Cost, ModelCost, MoELayerShape } from './models/cost-model.js'
 export { loadParameters } from './models/load-parameters.js'
 export type { LoadedParameters, LoadOptions } from './models/load-parameters.js'
+export {
+  sinkhornExpertsChoice,
+  SinkhornExpertsChoiceRouter,
+  sinkhornTokensChoice,
+  SinkhornTokensChoiceRouter,
+} from './routers/sinkhorn.js'
+export type {
+  SinkhornExpertsChoiceConfig,
+  SinkhornExpertsChoiceOptions,
+  SinkhornOptions,
+  SinkhornTokensChoiceConfig,
+  SinkhornTokensChoiceOptions,
+} from './routers/sinkhorn.js'
+export { SparseRouter } from './routers/sparse.js'
+export type {
+  RouterLogits,
+  RouterScores,
+  Selection,
+  SparseRouterOptions,
+  SparseRouting,
+} from './routers/sparse.js'
+export {
+  sparsityConstrained,
+  SparsityConstrainedRouter,
+  sparsityConstrainedTokensChoice,
+  SparsityConstrainedTokensChoiceRouter,
+} from './routers/sparsity-constrained.js'
+export type {
+  SparsityConstrainedConfig,
+  SparsityConstrainedOptions,
+  SparsityConstrainedTokensChoiceConfig,
+  SparsityConstrainedTokensChoiceOptions,
+} from './routers/sparsity-constrained.js'
+export { tokensChoice, TokensChoiceRouter } from './routers/tokens-choice.js'
+export type { TokensChoiceConfig, TokensChoiceOptions } from './routers/tokens-choice.js'

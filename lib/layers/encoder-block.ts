@@ -1,5 +1,6 @@
 import type { Tensor } from '../core/tensor.js'
 import { add, dropout } from '../ops/elementwise.js'
+import type { RouteOptions } from '../routers/router.js'
 import { MultiHeadAttention, type MultiHeadAttentionOptions } from './attention.js'
 import type { Mlp } from './experts.js'
 import { LayerNorm } from './layer-norm.js'
@@ -48,11 +49,11 @@ export class EncoderBlock extends Module {
   }
 
   /** @param x - `[batch, tokens, dim]` */
-  forward(x: Tensor): MoEOutput {
+  forward(x: Tensor, options?: RouteOptions): MoEOutput {
     return this.run(() => {
       const { residual, normalized } = this.attend(x)
       if (this.mlp instanceof MoE) {
-        const { output, auxiliaryLoss } = this.mlp.forwardWithLoss(normalized)
+        const { output, auxiliaryLoss } = this.mlp.forwardWithLoss(normalized, options)
         return { output: add(residual, output), auxiliaryLoss }
       }
       return { output: add(residual, this.#dropped(this.mlp.forward(normalized))), auxiliaryLoss: null }

@@ -2,8 +2,14 @@ import { SoftMoEError } from '../core/errors.js'
 import { RandomSource } from '../core/random-source.js'
 import { noGrad } from '../core/tape.js'
 import type { Tensor } from '../core/tensor.js'
+import {
+  createSparseRouter,
+  type SparseRouterConfig,
+  type SparseRouterName,
+} from '../routers/create-router.js'
 import type { Router, RouteOptions } from '../routers/router.js'
 import { SoftRouter, type SoftRouterOptions, type SoftRoutingWeights } from '../routers/soft.js'
+import type { SparseRouter, SparseRouting } from '../routers/sparse.js'
 import { Experts, type ExpertsLayerOptions, type Mlp } from './experts.js'
 import { type LayerContext, Module } from './module.js'
 
@@ -84,6 +90,55 @@ export class SoftMoE extends MoE<SoftRouter> {
    */
   routing(x: Tensor, options?: RouteOptions): SoftRoutingWeights {
     return noGrad(() => this.router.weights(x, options))
+  }
+}
+
+/** Options of `SparseMoE`. */
+export interface SparseMoELayerOptions extends ExpertsLayerOptions {
+  /** Made by `tokensChoice`, `expertsChoice` and the like, or a name for the papers' defaults. */
+  readonly router: SparseRouterName | SparseRouterConfig
+  /** Tokens that are routed together, unless the router says it. Default: all tokens of a batch. */
+  readonly groupSize?: number
+}
+
+/**
+ * A mixture-of-experts layer that routes by index: V-MoE and its relatives. The experts work on the rows that are there,
+ * not on empty places of the buffers.
+ *
+ * @example
+ * const router = tokensChoice({ k: 2, capacityFactor: 1.05, batchPriority: true })
+ * const layer = new SparseMoE({ dim: 384, hiddenDim: 1536, numExperts: 32, router })
+ * const { output, auxiliaryLoss } = layer.forwardWithLoss(x) // x [batch, tokens, 384]
+ * const cheaper = layer.eval().forward(x, { k: 1, capacityFactor: 0.5, priority: 'max' })
+ */
+export class SparseMoE extends MoE<SparseRouter> {
+  constructor(options: SparseMoELayerOptions, context: LayerContext = {}) {
+    const shared = { ...context, random: context.random ?? new RandomSource() }
+    super(createSparseRouter(options.router, options, shared), options, shared)
+  }
+
+  /** A layer whose experts all start as copies of a trained dense MLP (sparse upcycling). */
+  static fromDense(
+    mlp: Mlp,
+    options: Omit<SparseMoELayerOptions, 'dim' | 'hiddenDim' | 'activation'>,
+    context: LayerContext = {},
+  ): SparseMoE {
+    const layer = new SparseMoE(
+      { ...mlp.options, ...options },
+      { device: mlp.device, dtype: mlp.dtype, random: mlp.random, ...context },
+    )
+    return layer.upcycle(mlp)
+  }
+
+  /**
+   * How a batch is routed, without noise, for inspection; nothing is recorded. `readSparseRouting` turns it into plain
+   * numbers. The caller disposes of the tensors.
+   *
+   * @param x - `[batch, tokens, dim]`
+   */
+  routing(x: Tensor, options?: RouteOptions): SparseRouting {
+    requireTokens(x, this.experts.options.dim)
+    return this.router.routing(x, options)
   }
 }
 

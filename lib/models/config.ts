@@ -16,6 +16,11 @@ export interface MoEConfig {
   readonly numExperts: number
   /** Default `last-half`. */
   readonly blocks?: MoEBlocks
+  /**
+   * Tokens that are routed together, class tokens included, unless the router's configuration says it; routers by index
+   * only. V-MoE: the tokens of 8 images. Default: all tokens of a batch.
+   */
+  readonly groupSize?: number
   /** Width of the experts' hidden layer. Default the model's `mlpDim`. */
   readonly hiddenDim?: number
   /** Dropout inside the experts. Default 0. */

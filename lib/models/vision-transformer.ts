@@ -24,6 +24,7 @@ import {
   slice,
 } from '../ops/elementwise.js'
 import { createRouter } from '../routers/create-router.js'
+import type { RouteOptions } from '../routers/router.js'
 import {
   imageExtents,
   moeBlockIndices,
@@ -76,9 +77,10 @@ class Encoder extends Module {
       options,
       (context) => {
         if (moe === undefined || !isMoe) return new Mlp({ dim, hiddenDim: mlpDim, dropoutRate }, context)
-        const { numExperts, hiddenDim = mlpDim, shareInit = false } = moe
+        const { numExperts, hiddenDim = mlpDim, shareInit = false, groupSize } = moe
+        const shape = { dim, numExperts, tokens, ...(groupSize === undefined ? {} : { groupSize }) }
         return new MoE(
-          createRouter(moe.router, { dim, numExperts, tokens }, context),
+          createRouter(moe.router, shape, context),
           { dim, hiddenDim, numExperts, shareInit, dropoutRate: moe.dropoutRate ?? 0 },
           context,
         )
@@ -224,12 +226,15 @@ export class VisionTransformer extends Module {
   }
 
   /** Tokens after the encoder and its last normalisation, and the summed auxiliary loss. */
-  encode(images: Tensor): { readonly tokens: Tensor; readonly auxiliaryLoss: Tensor | null } {
+  encode(
+    images: Tensor,
+    options?: RouteOptions,
+  ): { readonly tokens: Tensor; readonly auxiliaryLoss: Tensor | null } {
     return this.run(() => {
       let x = this.embed(images)
       let auxiliaryLoss: Tensor | null = null
       for (const block of this.encoder.blocks) {
-        const { output, auxiliaryLoss: loss } = block.forward(x)
+        const { output, auxiliaryLoss: loss } = block.forward(x, options)
         x = output
         if (loss !== null) auxiliaryLoss = auxiliaryLoss === null ? loss : add(auxiliaryLoss, loss)
       }
@@ -256,17 +261,18 @@ export class VisionTransformer extends Module {
    * Class scores. For training with routers that have auxiliary losses use `forwardWithLoss`.
    *
    * @param images - `[batch, height, width, channels]`
+   * @param options - compute of the MoE layers in this call: k, capacity factor, priority
    * @returns float32 `[batch, numClasses]`
-   * @throws `ERR_SHAPE`, `ERR_DEVICE`
+   * @throws `ERR_SHAPE`, `ERR_DEVICE`, `ERR_INVALID_ARGUMENT`
    */
-  forward(images: Tensor): Tensor {
-    return this.forwardWithLoss(images).logits
+  forward(images: Tensor, options?: RouteOptions): Tensor {
+    return this.forwardWithLoss(images, options).logits
   }
 
   /** As `forward`, with the sum of the MoE layers' auxiliary losses. */
-  forwardWithLoss(images: Tensor): ModelOutput {
+  forwardWithLoss(images: Tensor, options?: RouteOptions): ModelOutput {
     return this.run(() => {
-      const { tokens, auxiliaryLoss } = this.encode(images)
+      const { tokens, auxiliaryLoss } = this.encode(images, options)
       return { logits: this.head.forward(this.pool(tokens)), auxiliaryLoss }
     })
   }

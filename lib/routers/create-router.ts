@@ -1,15 +1,42 @@
 import { SoftMoEError } from '../core/errors.js'
 import type { LayerContext } from '../layers/module.js'
 import { defaultSlotsPerExpert } from './capacity.js'
+import { type ExpertsChoiceConfig, ExpertsChoiceRouter } from './experts-choice.js'
 import type { Router } from './router.js'
+import {
+  type SinkhornExpertsChoiceConfig,
+  SinkhornExpertsChoiceRouter,
+  type SinkhornTokensChoiceConfig,
+  SinkhornTokensChoiceRouter,
+} from './sinkhorn.js'
 import { SoftRouter, type SoftRouterOptions } from './soft.js'
+import type { SparseRouter } from './sparse.js'
+import {
+  type SparsityConstrainedConfig,
+  SparsityConstrainedRouter,
+  type SparsityConstrainedTokensChoiceConfig,
+  SparsityConstrainedTokensChoiceRouter,
+} from './sparsity-constrained.js'
+import { type TokensChoiceConfig, TokensChoiceRouter } from './tokens-choice.js'
 
-/** A router by name, with its options. Fields that the layer knows (dim, experts) are left out. */
-export type RouterConfig = {
+/** Configuration of Soft MoE and its ablations. */
+export interface SoftRouterConfig extends Omit<SoftRouterOptions, 'dim' | 'numExperts' | 'slotsPerExpert'> {
   readonly name: 'soft'
   /** Default: as many slots in total as tokens, rounded half to even. */
   readonly slotsPerExpert?: number
-} & Omit<SoftRouterOptions, 'dim' | 'numExperts' | 'slotsPerExpert'>
+}
+
+/** A router by index, with its options. */
+export type SparseRouterConfig =
+  | TokensChoiceConfig
+  | ExpertsChoiceConfig
+  | SinkhornTokensChoiceConfig
+  | SinkhornExpertsChoiceConfig
+  | SparsityConstrainedConfig
+  | SparsityConstrainedTokensChoiceConfig
+
+/** A router by name, with its options. Fields that the layer knows (dim, experts) are left out. */
+export type RouterConfig = SoftRouterConfig | SparseRouterConfig
 
 /** What a layer knows about its router. */
 export interface RouterShape {
@@ -17,18 +44,51 @@ export interface RouterShape {
   readonly numExperts: number
   /** Tokens of a sequence. */
   readonly tokens: number
+  /** Tokens that are routed together, unless the router's configuration says it. Soft MoE routes each sequence alone. */
+  readonly groupSize?: number
 }
 
+/** Names of the routers by index. */
+export const SPARSE_ROUTER_NAMES = [
+  'tokens-choice',
+  'experts-choice',
+  'sinkhorn-tokens-choice',
+  'sinkhorn-experts-choice',
+  'sparsity-constrained',
+  'sparsity-constrained-tokens-choice',
+] as const satisfies readonly SparseRouterConfig['name'][]
+
 /** Names that `RouterConfig` and the command line know; the ablations are Soft MoE with other weights. */
-export const ROUTER_NAMES = ['soft', 'soft-uniform', 'uniform-soft', 'uniform', 'identity'] as const
+export const ROUTER_NAMES = [
+  'soft',
+  'soft-uniform',
+  'uniform-soft',
+  'uniform',
+  'identity',
+  ...SPARSE_ROUTER_NAMES,
+] as const
 
 export type RouterName = (typeof ROUTER_NAMES)[number]
+export type SparseRouterName = (typeof SPARSE_ROUTER_NAMES)[number]
+
+function unknownRouter(name: unknown): SoftMoEError {
+  return new SoftMoEError(
+    'ERR_INVALID_ARGUMENT',
+    `the router is '${String(name)}'; wanted one of ${ROUTER_NAMES.join(', ')}`,
+  )
+}
 
 /** The configuration that a name stands for. @throws `ERR_INVALID_ARGUMENT` */
 export function routerConfig(name: RouterName): RouterConfig {
   switch (name) {
     case 'soft':
-      return { name: 'soft' }
+    case 'tokens-choice':
+    case 'experts-choice':
+    case 'sinkhorn-tokens-choice':
+    case 'sinkhorn-experts-choice':
+    case 'sparsity-constrained':
+    case 'sparsity-constrained-tokens-choice':
+      return { name }
     case 'soft-uniform':
       return { name: 'soft', combine: 'uniform' }
     case 'uniform-soft':
@@ -39,32 +99,53 @@ export function routerConfig(name: RouterName): RouterConfig {
       return { name: 'soft', dispatch: 'identity', combine: 'identity' }
     default:
       name satisfies never
-      throw new SoftMoEError(
-        'ERR_INVALID_ARGUMENT',
-        `the router is '${String(name)}'; wanted one of ${ROUTER_NAMES.join(', ')}`,
-      )
+      throw unknownRouter(name)
   }
 }
 
-/** Makes the router of a layer. */
+/** Makes the router of a layer. @throws `ERR_INVALID_ARGUMENT` */
 export function createRouter(
   router: RouterName | RouterConfig,
   shape: RouterShape,
   context: LayerContext = {},
 ): Router {
   const config = typeof router === 'string' ? routerConfig(router) : router
-  const { dim, numExperts, tokens } = shape
+  if (config.name !== 'soft') return createSparseRouter(config, shape, context)
+  const { name, slotsPerExpert = defaultSlotsPerExpert(shape.tokens, shape.numExperts), ...options } = config
+  name satisfies 'soft'
+  const { dim, numExperts, tokens, groupSize = tokens } = shape
+  if (groupSize !== tokens) {
+    throw new SoftMoEError(
+      'ERR_INVALID_ARGUMENT',
+      `groupSize is ${groupSize} for Soft MoE, which routes each sequence of ${tokens} tokens alone; leave it out`,
+    )
+  }
+  return new SoftRouter({ ...options, dim, numExperts, slotsPerExpert }, context)
+}
+
+/** Makes the router by index of a layer. @throws `ERR_INVALID_ARGUMENT` */
+export function createSparseRouter(
+  router: SparseRouterName | SparseRouterConfig,
+  { dim, numExperts, groupSize }: Omit<RouterShape, 'tokens'>,
+  context: LayerContext = {},
+): SparseRouter {
+  const config: SparseRouterConfig = typeof router === 'string' ? { name: router } : router
+  const shape = groupSize === undefined ? { dim, numExperts } : { groupSize, dim, numExperts }
   switch (config.name) {
-    case 'soft': {
-      const { name, slotsPerExpert = defaultSlotsPerExpert(tokens, numExperts), ...options } = config
-      name satisfies 'soft'
-      return new SoftRouter({ ...options, dim, numExperts, slotsPerExpert }, context)
-    }
+    case 'tokens-choice':
+      return new TokensChoiceRouter({ ...shape, ...config }, context)
+    case 'experts-choice':
+      return new ExpertsChoiceRouter({ ...shape, ...config }, context)
+    case 'sinkhorn-tokens-choice':
+      return new SinkhornTokensChoiceRouter({ ...shape, ...config }, context)
+    case 'sinkhorn-experts-choice':
+      return new SinkhornExpertsChoiceRouter({ ...shape, ...config }, context)
+    case 'sparsity-constrained':
+      return new SparsityConstrainedRouter({ ...shape, ...config }, context)
+    case 'sparsity-constrained-tokens-choice':
+      return new SparsityConstrainedTokensChoiceRouter({ ...shape, ...config }, context)
     default:
-      config.name satisfies never
-      throw new SoftMoEError(
-        'ERR_INVALID_ARGUMENT',
-        `the router is '${String(config.name)}'; wanted one of ${ROUTER_NAMES.join(', ')}`,
-      )
+      config satisfies never
+      throw unknownRouter((config as { readonly name: unknown }).name)
   }
 }

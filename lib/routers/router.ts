@@ -1,11 +1,24 @@
+import { SoftMoEError } from '../core/errors.js'
 import type { Tensor } from '../core/tensor.js'
 import { Module } from '../layers/module.js'
 import type { Experts } from '../layers/experts.js'
+import type { RoutingPriority } from '../native.js'
 
-/** Options of one call of a MoE layer. */
+/**
+ * Options of one call of a MoE layer. All but the mask change the compute of a trained layer (V-MoE, section 4: no
+ * parameter depends on them); default is what the router was made with.
+ */
 export interface RouteOptions {
-  /** int32 `[batch, tokens]`: 0 marks padding. */
+  /** int32 `[batch, tokens]`: 0 marks padding (Soft MoE only). */
   readonly mask?: Tensor | null
+  /** Experts of each token (Tokens Choice only). */
+  readonly k?: number
+  /** Places in the experts' buffers, in relation to the tokens (routers by index). */
+  readonly capacityFactor?: number
+  /** Who gets the places (Tokens Choice only). */
+  readonly priority?: RoutingPriority
+  /** Whether nothing is dropped, whatever the capacity (Tokens Choice only). */
+  readonly dropless?: boolean
 }
 
 /** How one batch of tokens is routed. Every layer of the papers is `Y = combine(experts(dispatch(X)))`. */
@@ -20,6 +33,22 @@ export interface Routing {
 export abstract class Router extends Module {
   /** Name of the method, as on the command line. */
   abstract readonly method: string
+  /** The options of a call that this router has a use for. */
+  abstract readonly callOptions: readonly (keyof RouteOptions)[]
   /** @param x - `[batch, tokens, dim]` */
   abstract route(x: Tensor, options?: RouteOptions): Routing
+
+  /** Throws `ERR_INVALID_ARGUMENT` for an option of a call that this router has no use for. */
+  protected requireCallOptions(options: RouteOptions): void {
+    const names = Object.keys(options) as (keyof RouteOptions)[]
+    const unknown = names.find(
+      (name) => options[name] !== undefined && options[name] !== null && !this.callOptions.includes(name),
+    )
+    if (unknown === undefined) return
+    throw new SoftMoEError(
+      'ERR_INVALID_ARGUMENT',
+      `a call of a layer with the router '${this.method}' was given ${unknown}; ` +
+        `this router takes ${this.callOptions.join(', ')}: leave it out, or use another router`,
+    )
+  }
 }

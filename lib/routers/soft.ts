@@ -40,6 +40,7 @@ export interface SoftRoutingWeights {
 /** Soft MoE: every slot is a weighted mean of all tokens, every token a weighted mean of all slots. */
 export class SoftRouter extends Router {
   readonly method = 'soft'
+  readonly callOptions = ['mask'] as const
   readonly options: SoftRouterOptions
   /** Phi, `[dim, numExperts, slotsPerExpert]`. */
   readonly mu: Parameter
@@ -63,7 +64,7 @@ export class SoftRouter extends Router {
     this.scale = this.parameter('scale', [1], constant(scaleInit))
   }
 
-  #callOptions(mask: Tensor | null): SoftMoEOptions {
+  #softOptions(mask: Tensor | null): SoftMoEOptions {
     const { noiseStd = 0, ...options } = this.options
     return this.training && noiseStd > 0
       ? { ...options, mask, noiseStd, key: this.random.next() }
@@ -75,8 +76,9 @@ export class SoftRouter extends Router {
     return this.mu.operand('float32', [dim, numExperts * slotsPerExpert])
   }
 
-  route(x: Tensor, { mask = null }: RouteOptions = {}): Routing {
-    const options = this.#callOptions(mask)
+  route(x: Tensor, call: RouteOptions = {}): Routing {
+    this.requireCallOptions(call)
+    const options = this.#softOptions(call.mask ?? null)
     return {
       auxiliaryLoss: null,
       apply: (experts: Experts) =>
@@ -85,7 +87,9 @@ export class SoftRouter extends Router {
   }
 
   /** The weights of a batch, for inspection; without noise. @param x - `[batch, tokens, dim]` */
-  weights(x: Tensor, { mask = null }: RouteOptions = {}): SoftRoutingWeights {
+  weights(x: Tensor, call: RouteOptions = {}): SoftRoutingWeights {
+    this.requireCallOptions(call)
+    const { mask = null } = call
     return this.run(() => {
       const { plan } = softRoutingPlan(x, this.#phi(), this.scale.value, {
         ...this.options,
