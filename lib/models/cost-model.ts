@@ -4,7 +4,9 @@
  */
 import { requireCount } from '../layers/module.js'
 import { defaultSlotsPerExpert } from '../routers/capacity.js'
-import { type RouterConfig, routerConfig } from '../routers/create-router.js'
+import { type RouterConfig, routerConfig, type SparseRouterConfig } from '../routers/create-router.js'
+import { EXPERTS_CHOICE_DEFAULTS } from '../routers/experts-choice.js'
+import { TOKENS_CHOICE_DEFAULTS } from '../routers/tokens-choice.js'
 import { moeBlockIndices, patchGrid, tokenCount, type VisionTransformerConfig } from './config.js'
 
 /** Size of one layer that routes `tokens` tokens of width `dim` to experts with a hidden layer of width `hiddenDim`. */
@@ -129,6 +131,29 @@ function moeLayerCost({ moe, width: dim, mlpDim }: VisionTransformerConfig, toke
   if (moe === undefined) return null
   const { numExperts, hiddenDim = mlpDim } = moe
   const router: RouterConfig = typeof moe.router === 'string' ? routerConfig(moe.router) : moe.router
+  const shape = { tokens, dim, hiddenDim, numExperts }
+  if (router.name !== 'soft') return sparseMoeCost(shape, rowsOf(router, shape))
   const { slotsPerExpert = defaultSlotsPerExpert(tokens, numExperts) } = router
-  return softMoeCost({ tokens, dim, hiddenDim, numExperts, slotsPerExpert })
+  return softMoeCost({ ...shape, slotsPerExpert })
+}
+
+/** Rows that the experts work on for one image if no place stays empty; capacities are not rounded. */
+function rowsOf(
+  router: SparseRouterConfig,
+  { tokens, numExperts }: { tokens: number; numExperts: number },
+): number {
+  switch (router.name) {
+    case 'tokens-choice':
+    case 'sinkhorn-tokens-choice':
+    case 'sparsity-constrained-tokens-choice': {
+      const { k = 2, capacityFactor = TOKENS_CHOICE_DEFAULTS.capacityFactor, dropless = false } = router
+      return k * tokens * (dropless ? 1 : Math.min(1, capacityFactor))
+    }
+    case 'experts-choice':
+    case 'sinkhorn-experts-choice':
+    case 'sparsity-constrained': {
+      const { capacityFactor = EXPERTS_CHOICE_DEFAULTS.capacityFactor } = router
+      return tokens * Math.min(numExperts, capacityFactor)
+    }
+  }
 }
