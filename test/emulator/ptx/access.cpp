@@ -255,6 +255,26 @@ Mask resolve(Warp& warp, const Inst& inst, Mask mask, uint32_t bytes, Use use, A
   return mask;
 }
 
+uint8_t* hostPointer(Warp& warp, int lane, uint64_t address) {
+  const uint64_t offset = address & ~kWindowMask;
+  switch (address & kWindowMask) {
+    case kSharedWindow:
+      return warp.block->shared.data() + offset;
+    case kLocalWindow:
+      return warp.local + size_t(warp.program->localBytes) * lane + offset;
+    case kParamWindow:
+      return const_cast<uint8_t*>(warp.block->params) + offset;
+    default:
+      return reinterpret_cast<uint8_t*>(address);
+  }
+}
+
+uint32_t sharedAddress(Warp& warp, const Inst& inst, int op, int lane) {
+  if (inst.vector >> op & 1)
+    return static_cast<uint32_t>(warp.row<uint64_t>(inst.op[op])[lane] & ~kWindowMask);
+  return warp.row<uint32_t>(inst.op[op])[lane];
+}
+
 // -- definedness of memory
 // ------------------------------------------------------------------------------------------
 

@@ -33,6 +33,11 @@ uint32_t undefinedBytesAt(Warp& warp, const Inst& inst, const Access& access, in
 void setUndefinedBytesAt(Warp& warp, const Access& access, int lane, uint32_t at, uint32_t bytes,
                          uint32_t mask);
 
+// The host pointer behind a generic address of a lane, without any check.
+uint8_t* hostPointer(Warp& warp, int lane, uint64_t address);
+// A lane's shared address in a row of 64 bits, if bit `op` of Inst::vector is set, else of 32.
+uint32_t sharedAddress(Warp& warp, const Inst& inst, int op, int lane);
+
 // Global sectors, shared wavefronts. `ideal` is what the same lanes need without conflicts.
 uint32_t countSectors(const uint64_t* addresses, Mask mask, uint32_t bytes);
 struct Wavefronts {

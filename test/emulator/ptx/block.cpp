@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "hopper.h"
+#include "mbarrier.h"
 
 namespace ptxemu {
 
@@ -65,6 +65,7 @@ void Block::start(uint64_t linear) {
   executed_ = 0;
   barriers_.clear();
   mbarriers_.reset();
+  idleRounds_ = 0;
   // What a block finds in shared memory is arbitrary: NaN as a float, a huge number as an integer.
   std::memset(shared.data(), 0xff, shared.size());
   std::fill(sharedUndefined.begin(), sharedUndefined.end(), 1);
@@ -75,6 +76,7 @@ void Block::start(uint64_t linear) {
     warp.alive = warp.launched;
     warp.groups.assign(1, {0, warp.launched, Group::State::ready, -1});
     warp.copies.clear();
+    warp.copiesIssued = 0;
     warp.committed.fill(0);
     warp.spin = 0;
     warp.yield = false;

@@ -85,7 +85,6 @@ class Block {
   std::vector<DeviceAllocation*> lastAllocation;  // by instruction
 
   MBarrierSet& mbarriers();
-  void wakePollers() {}
 
  private:
   void setSpecials(Warp& warp, bool first);
@@ -117,7 +116,7 @@ class Block {
   std::mt19937_64 random_;
   std::vector<int> order_;
   bool specialsSet_ = false;
-  bool taintedRows_ = true;
+  int idleRounds_ = 0;  // in which warps did nothing but poll mbarriers
 };
 
 }  // namespace ptxemu

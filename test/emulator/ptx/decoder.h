@@ -140,6 +140,7 @@ void addMoveForms(FormTable& table);
 bool decodeCarry(Decoder& decoder);
 bool decodeLop3(Decoder& decoder);
 bool decodeMove(Decoder& decoder);
+bool decodeClock(Decoder& decoder);  // before the plain form of mov
 bool decodeCompare(Decoder& decoder);
 bool decodeConvert(Decoder& decoder);
 bool decodeMemory(Decoder& decoder);
@@ -150,7 +151,9 @@ bool decodeMatrix(Decoder& decoder);
 bool decodeWmma(Decoder& decoder);
 bool decodeAsyncCopy(Decoder& decoder);
 bool decodeSystem(Decoder& decoder);
-bool decodeHopper(Decoder& decoder);
+bool decodeMBarrier(Decoder& decoder);
+bool decodeTensorCopy(Decoder& decoder);
+bool decodeWgmma(Decoder& decoder);
 
 Special specialByName(const std::string& name);
 

@@ -109,11 +109,12 @@ class KernelLowering : public DecodeContext {
   // -------------------------------------------------------------------------------------------------
   void decode(const Statement& statement) {
     Decoder decoder(*this, statement);
-    if (!decodeForm(decoder) && !decodeControl(decoder) && !decodeCarry(decoder) && !decodeLop3(decoder) &&
-        !decodeMove(decoder) && !decodeCompare(decoder) && !decodeConvert(decoder) &&
+    if (!decodeClock(decoder) && !decodeForm(decoder) && !decodeControl(decoder) && !decodeCarry(decoder) &&
+        !decodeLop3(decoder) && !decodeMove(decoder) && !decodeCompare(decoder) && !decodeConvert(decoder) &&
         !decodeMemory(decoder) && !decodeAtomic(decoder) && !decodeWarp(decoder) && !decodeBarrier(decoder) &&
         !decodeMatrix(decoder) && !decodeWmma(decoder) && !decodeAsyncCopy(decoder) &&
-        !decodeHopper(decoder) && !decodeSystem(decoder)) {
+        !decodeMBarrier(decoder) && !decodeTensorCopy(decoder) && !decodeWgmma(decoder) &&
+        !decodeSystem(decoder)) {
       decoder.unsupported();
     }
     DecodedInst decoded;

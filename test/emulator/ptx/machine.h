@@ -154,6 +154,7 @@ struct AsyncCopy {
   Mask lanes = 0;
   uint32_t bytes = 0;
   uint32_t group = 0;
+  uint64_t number = 0;  // counts the warp's copies
   uint32_t inst = 0;
   std::array<uint32_t, kLanes> destination;
   std::array<uint64_t, kLanes> source;
@@ -176,10 +177,12 @@ struct Warp {
   Mask alive = 0, launched = 0;
   bool checking = false;  // any checker or the counters
   bool definedness = false;
-  bool tainted = false;  // some row may hold undefined bytes
-  bool yield = false;    // set by instructions that poll
+  bool tainted = false;       // some row may hold undefined bytes
+  bool yield = false;         // set by instructions that poll
+  bool pollsBarrier = false;  // and what they poll is an mbarrier
   std::vector<Group> groups;
   std::vector<AsyncCopy> copies;
+  uint64_t copiesIssued = 0;
   std::array<uint32_t, kLanes> committed{};
   uint64_t spin = 0;  // instructions since another group of this warp last ran
 

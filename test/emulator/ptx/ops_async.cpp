@@ -32,6 +32,7 @@ void executeCopy(Warp& warp, const Inst& inst, Mask mask) {
   copy.lanes = mask;
   copy.bytes = bytes;
   copy.inst = inst.index;
+  copy.number = warp.copiesIssued++;
   copy.source = source.address;
   Mask whole = 0;
   forLanes(mask, [&](int lane) {
@@ -95,19 +96,31 @@ void land(Warp& warp, const AsyncCopy& copy, Mask lanes) {
 
 }  // namespace
 
-// Lands the copies of groups below committed - keep, lane by lane; keep < 0 takes uncommitted ones too.
-void landCopies(Warp& warp, Mask mask, int64_t keep) {
+namespace {
+
+template <class IsDue>
+void landWhere(Warp& warp, Mask mask, IsDue isDue) {
   for (AsyncCopy& copy : warp.copies) {
-    Mask ready = 0;
-    forLanes(copy.lanes & mask, [&](int lane) {
-      ready |= Mask(int64_t(copy.group) < int64_t(warp.committed[lane]) - keep) << lane;
-    });
-    if (ready) land(warp, copy, ready);
-    copy.lanes &= ~ready;
+    Mask due = 0;
+    forLanes(copy.lanes & mask, [&](int lane) { due |= Mask(isDue(copy, lane)) << lane; });
+    if (due) land(warp, copy, due);
+    copy.lanes &= ~due;
   }
   warp.copies.erase(std::remove_if(warp.copies.begin(), warp.copies.end(),
                                    [](const AsyncCopy& copy) { return copy.lanes == 0; }),
                     warp.copies.end());
+}
+
+}  // namespace
+
+void landCopies(Warp& warp, Mask mask, int64_t keep) {
+  landWhere(warp, mask, [&](const AsyncCopy& copy, int lane) {
+    return int64_t(copy.group) < int64_t(warp.committed[lane]) - keep;
+  });
+}
+
+void landCopiesBefore(Warp& warp, Mask mask, uint64_t number) {
+  landWhere(warp, mask, [&](const AsyncCopy& copy, int) { return copy.number < number; });
 }
 
 namespace {

@@ -103,21 +103,6 @@ void executeClock64(Warp& warp, const Inst& inst, Mask mask) {
   forLanes(mask, [&](int lane) { d[lane] = now; });
 }
 
-bool decodeClock(Decoder& decoder) {
-  if (decoder.base() != "mov" || decoder.operandCount() != 2 ||
-      decoder.operand(1).kind != Operand::Kind::symbol) {
-    return false;
-  }
-  const std::string& name = decoder.operand(1).name;
-  const bool is64 = name == "%clock64" || name == "%globaltimer";
-  if (!is64 && name != "%clock" && name != "%clock_hi") return false;
-  decoder.destination(decoder.operand(0), is64 ? OperandType::bits64 : OperandType::bits32);
-  decoder.inst.flag = name == "%globaltimer";
-  decoder.inst.execute = is64 ? executeClock64 : executeClock32;
-  decoder.inst.propagate = propagateNothing;
-  return true;
-}
-
 uint64_t windowOf(const std::string& space) {
   return space == "shared"  ? kSharedWindow
          : space == "local" ? kLocalWindow
@@ -194,8 +179,23 @@ void addMoveForms(FormTable& table) {
   table.add("mov.f64", category, move<double>());
 }
 
+bool decodeClock(Decoder& decoder) {
+  if (decoder.base() != "mov" || decoder.operandCount() != 2 ||
+      decoder.operand(1).kind != Operand::Kind::symbol) {
+    return false;
+  }
+  const std::string& name = decoder.operand(1).name;
+  const bool is64 = name == "%clock64" || name == "%globaltimer";
+  if (!is64 && name != "%clock" && name != "%clock_hi") return false;
+  decoder.destination(decoder.operand(0), is64 ? OperandType::bits64 : OperandType::bits32);
+  decoder.inst.flag = name == "%globaltimer";
+  decoder.inst.execute = is64 ? executeClock64 : executeClock32;
+  decoder.inst.propagate = propagateNothing;
+  return true;
+}
+
 bool decodeMove(Decoder& decoder) {
-  if (decoder.base() == "mov") return decodeClock(decoder) || decodeMov(decoder);
+  if (decoder.base() == "mov") return decodeMov(decoder);
   if (decoder.base() == "cvta") return decodeCvta(decoder);
   if (decoder.base() == "isspacep") return decodeIsspacep(decoder);
   return false;

@@ -16,21 +16,6 @@ void executeFence(Warp& warp, const Inst&, Mask) {
   if (warp.block->checks.races) warp.block->races.fence(warp.id);
 }
 
-// A pointer of a lane, resolved: generic addresses only.
-const uint8_t* hostPointer(Warp& warp, int lane, uint64_t address) {
-  const uint64_t offset = address & ~kWindowMask;
-  switch (address & kWindowMask) {
-    case kSharedWindow:
-      return warp.block->shared.data() + offset;
-    case kLocalWindow:
-      return warp.local + size_t(warp.program->localBytes) * lane + offset;
-    case kParamWindow:
-      return warp.block->params + offset;
-    default:
-      return reinterpret_cast<const uint8_t*>(address);
-  }
-}
-
 // The 64-bit value of an argument: a .param variable, which lies in local memory.
 uint64_t argument(Warp& warp, const Inst& inst, int index, int lane) {
   const uint64_t offset = warp.row<uint64_t>(inst.op[index])[lane] & ~kWindowMask;

@@ -143,12 +143,16 @@ int BlockRaces::beginCopy(int warp, uint32_t address, uint32_t bytes) {
   return other;
 }
 
-void BlockRaces::endCopy(int warp, uint32_t address, uint32_t bytes) {
-  const uint32_t now = clockOf(warp, warp);
+void BlockRaces::endCopyAt(int warp, uint32_t address, uint32_t bytes, uint32_t clock) {
   for (uint32_t cell = address / granule_; cell <= (address + bytes - 1) / granule_; cell++) {
-    writeClock_[cell] = now;
+    writeClock_[cell] = clock;
     writer_[cell] = static_cast<uint8_t>(warp);
   }
+}
+
+void BlockRaces::publish(int warp, uint32_t clock, SyncClock& sync) const {
+  sync.clock.resize(warps_);
+  sync.clock[warp] = std::max(sync.clock[warp], clock);
 }
 
 // -- global memory

@@ -82,7 +82,11 @@ class BlockRaces {
   int writeShared(int warp, uint32_t address, uint32_t bytes);
   // An asynchronous copy is on its way into these bytes: nobody may touch them.
   int beginCopy(int warp, uint32_t address, uint32_t bytes);
-  void endCopy(int warp, uint32_t address, uint32_t bytes);
+  void endCopy(int warp, uint32_t address, uint32_t bytes) { endCopyAt(warp, address, bytes, now(warp)); }
+  // The same as of an earlier tick of the warp, which others learn of through `publish`.
+  void endCopyAt(int warp, uint32_t address, uint32_t bytes, uint32_t clock);
+  void publish(int warp, uint32_t clock, SyncClock& sync) const;
+  uint32_t now(int warp) const { return clocks_[size_t(warp) * warps_ + warp]; }
 
   // -- global memory
   struct Conflict {

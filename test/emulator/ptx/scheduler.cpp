@@ -17,6 +17,10 @@ constexpr uint64_t kWholeSlice = 1 << 16;
 constexpr uint64_t kSpinLimit = 1 << 18;
 constexpr int kAnyPlace = -2;  // Group::barrier of bar.warp.sync
 constexpr int kRoundsBeforeYield = 256;
+// A warp that polls an mbarrier in a short loop, over and over, with nobody else doing anything, never gets
+// on.
+constexpr uint64_t kLongestPoll = 512;
+constexpr int kMostIdleRounds = 4096;
 
 }  // namespace
 
@@ -363,7 +367,8 @@ void Block::reportDeadlock() {
           group.state == Group::State::atBarrier || group.barrier == kAnyPlace ? group.pc - 1 : group.pc;
       what << " warp " << warp.id << " lanes 0x" << std::hex << group.mask << std::dec
            << (group.state == Group::State::atBarrier ? " at barrier " + std::to_string(group.barrier)
-                                                      : std::string(" wait for other lanes"))
+               : group.state == Group::State::ready   ? " poll an mbarrier that never completes"
+                                                      : " wait for other lanes")
            << " (PTX line " << program.positions[pc].ptxLine << ");";
     }
   }
@@ -378,7 +383,7 @@ Block::Status Block::run() {
     if (launch.stopped.load(std::memory_order_relaxed)) return Status::finished;
     if (round == kRoundsBeforeYield) return Status::yielded;
     if (launch.config.orderSeed) std::shuffle(order_.begin(), order_.end(), random_);
-    bool anyRan = false;
+    bool anyRan = false, onlyPolls = true;
     for (int id : order_) {
       Warp& warp = warps[id];
       if (!warp.alive || !hasReadyGroup(warp)) continue;
@@ -389,7 +394,8 @@ Block::Status Block::run() {
         runWarp<false>(warp);
       if (launch.stopped.load(std::memory_order_relaxed)) return Status::finished;
     }
-    if (!anyRan) {
+    idleRounds_ = onlyPolls ? idleRounds_ + 1 : 0;
+    if (!anyRan || idleRounds_ > kMostIdleRounds) {
       reportDeadlock();
       return Status::finished;
     }

@@ -1,7 +1,0 @@
-#include "hopper.h"
-
-#include "decoder.h"
-
-namespace ptxemu {
-bool decodeHopper(Decoder&) { return false; }
-}  // namespace ptxemu
