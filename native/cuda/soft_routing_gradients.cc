@@ -64,11 +64,11 @@ void CudaKernels::run(const SoftLogitsGradient& args) {
   };
   if (through_dispatch) {
     row_dots(launcher_, args.slots_in, args.dslots_in, slot_dots.as<float>(), shape, true);
-    use(p.dispatch, RoutingSide::kDispatch, args.x, args.dslots_in, slot_dots);
+    use(p.sides[0], RoutingSide::kDispatch, args.x, args.dslots_in, slot_dots);
   }
   if (through_combine) {
     row_dots(launcher_, args.y, args.dy, token_dots.as<float>(), shape, false);
-    use(p.combine, RoutingSide::kCombine, args.dy, args.slots_out, token_dots);
+    use(p.sides[1], RoutingSide::kCombine, args.dy, args.slots_out, token_dots);
   }
   const std::size_t shared_bytes = 3 * (64 + 64) * 128;
   const std::string name = std::string("soft_logits_gradient_") + name_of(dtype);

@@ -21,14 +21,14 @@ __device__ __forceinline__ float4 combine4(float4 a, float4 b, F f) {
 }
 
 template <class T>
-__device__ __forceinline__ void finish_row_product(const RowProduct& p, const float* bias, int row,
-                                                   int column, float4 v) {
+__device__ __forceinline__ void finish_row_product(const RowProduct& p, float4 bias, int row, int column,
+                                                   float4 v) {
   const int count = min(p.columns - column, 4);
   const std::int64_t index = static_cast<std::int64_t>(row) * p.columns + column;
   const auto multiply = [](float x, float y) { return x * y; };
   const auto add = [](float x, float y) { return x + y; };
-  v = make_float4(p.alpha * v.x, p.alpha * v.y, p.alpha * v.z, p.alpha * v.w);
-  if (bias) v = combine4(v, load4_partial(bias + column, count, p.y_aligned), add);
+  v = make_float4(p.alpha * v.x + bias.x, p.alpha * v.y + bias.y, p.alpha * v.z + bias.z,
+                  p.alpha * v.w + bias.w);
   if (p.pre) store4_partial(static_cast<T*>(p.pre) + index, v, count, p.y_aligned);
   const bool drops = p.dropout_rate > 0;
   float4 factors = make_float4(1, 1, 1, 1);
@@ -90,7 +90,14 @@ __device__ __forceinline__ void row_product(const RowProduct& p) {
 
   float* result = reinterpret_cast<float*>(shared);
   Tile::to_shared(c, result);
-  const float* bias = p.bias ? p.bias + static_cast<std::size_t>(rows.group) * p.columns : nullptr;
+  // A thread meets the same four columns in every row.
+  static_assert(Tile::kThreads % (Tile::kN / 4) == 0);
+  float4 bias = make_float4(0, 0, 0, 0);
+  if (p.bias) {
+    const int first = column + static_cast<int>(threadIdx.x) % (Tile::kN / 4) * 4;
+    bias = load4_partial(p.bias + static_cast<std::size_t>(rows.group) * p.columns + first, p.columns - first,
+                         p.y_aligned);
+  }
   Tile::for_each_four(result, [&](int r, int c4, float4 v) {
     if (rows.begin + r < rows.end && column + c4 < p.columns) {
       finish_row_product<T>(p, bias, rows.begin + r, column + c4, v);

@@ -4,8 +4,8 @@
 // slots: from its tiles of x it takes the sums of squares (the norm of a token commutes with the product),
 // from its tiles of logits the log-sum-exp of each row and the maximum and sum of each column, which a
 // second, small kernel joins. So the logits are written once and not read again for either softmax. bfloat16
-// tokens meet phi as the sum of three bfloat16 parts, in a product of three times the depth: the logits are as
-// accurate as in float32.
+// tokens meet phi as the sum of three bfloat16 parts, in a product of three times the depth: the logits are
+// as accurate as in float32.
 //
 // Dispatch and combine: products whose operand a is made from the logits while it is loaded; D and C are
 // never stored. Bytes: logits + x + y (weights of float32 x element size); FLOP: 2 * tokens * slots * dim
@@ -221,10 +221,12 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   const int b = i / p.slots, j = i % p.slots;
   const MaxAndSum* stats = p.column_stats + static_cast<std::size_t>(b) * p.row_tiles * p.slots + j;
   float largest = -INFINITY, sum = 0;
-  for (int t = 0; t < p.row_tiles; ++t) largest = fmaxf(largest, stats[t * p.slots].max);
   for (int t = 0; t < p.row_tiles; ++t) {
     const MaxAndSum part = stats[t * p.slots];
-    if (part.sum > 0) sum += part.sum * exponential(part.max - largest);
+    if (part.sum == 0) continue;  // no valid token in these rows
+    const float before = largest;
+    largest = fmaxf(before, part.max);
+    sum = sum * exponential(before - largest) + part.sum * exponential(part.max - largest);
   }
   // No valid token: D = exp(logit - infinity) = 0.
   p.dispatch_lse[i] = sum > 0 ? largest + logf(sum) : INFINITY;

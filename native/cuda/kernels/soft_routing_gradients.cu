@@ -67,13 +67,14 @@ __device__ __forceinline__ void logits_gradient(const LogitsGradient& p) {
   bool adds = p.accumulate;
 
 #pragma unroll 1
-  for (const LogitsGradientSide* side : {&p.dispatch, &p.combine}) {
-    if (!side->a) continue;
+  for (int s = 0; s < 2; ++s) {
+    const LogitsGradientSide& side = p.sides[s];
+    if (!side.a) continue;
     CopiedOperand<T, typename Tile::PanelA, Tile::kThreads, SameRow> source_a(
-        static_cast<const T*>(side->a) + sequence * dim, dim, {first, min(first + Tile::kM, tokens), 0, dim},
+        static_cast<const T*>(side.a) + sequence * dim, dim, {first, min(first + Tile::kM, tokens), 0, dim},
         p.operands_aligned, {});
     CopiedOperand<T, typename Tile::PanelB, Tile::kThreads, SlotRow> source_b(
-        static_cast<const T*>(side->b), dim, {column, min(column + Tile::kN, slots), 0, dim},
+        static_cast<const T*>(side.b), dim, {column, min(column + Tile::kN, slots), 0, dim},
         p.operands_aligned, {p.shape, b});
     typename Tile::Accumulators c;
     Tile::clear(c);
@@ -83,13 +84,13 @@ __device__ __forceinline__ void logits_gradient(const LogitsGradient& p) {
     Tile::for_each_four(result, [&](int r, int c4, float4 v) {
       const int m = first + r, j = column + c4, count = min(slots - j, 4);
       if (m >= tokens || count <= 0) return;
-      const SideWeights& weights = side->weights;
+      const SideWeights& weights = side.weights;
       const float4 weight = weights_of(weights, b, m, j, load_logits(weights, b, m, j));
       float4 dots;
       if (weights.side == RoutingSide::kDispatch) {
-        dots = load4_partial(side->dots + static_cast<std::size_t>(b) * slots + j, count, weights.aligned);
+        dots = load4_partial(side.dots + static_cast<std::size_t>(b) * slots + j, count, weights.aligned);
       } else {
-        const float dot = side->dots[sequence + m];
+        const float dot = side.dots[sequence + m];
         dots = make_float4(dot, dot, dot, dot);
       }
       v = make_float4(weight.x * (v.x - dots.x), weight.y * (v.y - dots.y), weight.z * (v.z - dots.z),

@@ -107,7 +107,7 @@ struct LogitsGradientSide {
   const float* dots;  // by slot (dispatch) or token (combine)
 };
 struct LogitsGradient {
-  LogitsGradientSide dispatch, combine;
+  LogitsGradientSide sides[2];
   float* dlogits;
   SoftShape shape;
   std::int32_t row_tiles, column_tiles;

@@ -76,11 +76,8 @@ class WeightOperand {
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
       const int m = token(i, tile), j = slot(i, tile);
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-        const bool inside = m < weights_.tokens && j + part * 4 < weights_.slots;
-        logits_[i][part] = inside ? load_logits(weights_, b_, m, j + part * 4) : make_float4(0, 0, 0, 0);
-      }
+      const bool inside = m < weights_.tokens && j < weights_.slots;
+      logits_[i] = inside ? load_logits(weights_, b_, m, j) : make_float4(0, 0, 0, 0);
     }
   }
 
@@ -88,39 +85,33 @@ class WeightOperand {
 #pragma unroll
     for (int i = 0; i < kPerThread; ++i) {
       const int m = token(i, tile), j = slot(i, tile);
-      float4 weights[kParts];
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-        const bool inside = m < weights_.tokens && j + part * 4 < weights_.slots;
-        weights[part] =
-            inside ? weights_of(weights_, b_, m, j + part * 4, logits_[i][part]) : make_float4(0, 0, 0, 0);
-      }
-      const int q = threadIdx.x + i * kThreads;
-      char* chunk = panel + Panel::offset(q / Panel::kChunks, q % Panel::kChunks);
-      T* elements = reinterpret_cast<T*>(chunk);
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) store4(elements + part * 4, weights[part]);
+      const bool inside = m < weights_.tokens && j < weights_.slots;
+      const float4 weights = inside ? weights_of(weights_, b_, m, j, logits_[i]) : make_float4(0, 0, 0, 0);
+      const int row = (threadIdx.x + i * kThreads) / kFours,
+                column = (threadIdx.x + i * kThreads) % kFours * 4;
+      char* chunk = panel + Panel::offset(row, column / Panel::kChunkElements);
+      store4(reinterpret_cast<T*>(chunk) + column % Panel::kChunkElements, weights);
     }
   }
 
  private:
-  static constexpr int kTotal = Panel::kRows * Panel::kChunks;
-  static constexpr int kPerThread = kTotal / kThreads;
-  static constexpr int kParts = Panel::kChunkElements / 4;
-  static_assert(kTotal % kThreads == 0, "every thread makes the same number of chunks");
+  // Four slots at a time: neighbouring threads read whole sectors and write without conflicts.
+  static constexpr int kFours = Panel::kColumns / 4;
+  static constexpr int kPerThread = Panel::kRows * kFours / kThreads;
+  static_assert(Panel::kRows * kFours % kThreads == 0, "every thread makes the same number of weights");
 
   __device__ __forceinline__ int token(int i, int tile) const {
     const int begin = Panel::kDepthContiguous ? outer_begin_ : tile * Panel::kDepth;
-    return begin + (threadIdx.x + i * kThreads) / Panel::kChunks;
+    return begin + (threadIdx.x + i * kThreads) / kFours;
   }
   __device__ __forceinline__ int slot(int i, int tile) const {
     const int begin = Panel::kDepthContiguous ? tile * Panel::kDepth : outer_begin_;
-    return begin + (threadIdx.x + i * kThreads) % Panel::kChunks * Panel::kChunkElements;
+    return begin + (threadIdx.x + i * kThreads) % kFours * 4;
   }
 
   const SideWeights& weights_;
   int b_, outer_begin_;
-  float4 logits_[kPerThread][kParts];
+  float4 logits_[kPerThread];
 };
 
 }  // namespace softmoe::cuda
