@@ -5,21 +5,6 @@
 #include "cuda/cuda_kernels.h"
 
 #define SOFTMOE_UNWRITTEN_KERNELS(X) \
-  X(Fill)                            \
-  X(Cast)                            \
-  X(Add)                             \
-  X(Multiply)                        \
-  X(Scale)                           \
-  X(StridedCopy)                     \
-  X(SumMiddle)                       \
-  X(BroadcastMiddle)                 \
-  X(Activate)                        \
-  X(ActivateBackward)                \
-  X(Dropout)                         \
-  X(RandomFill)                      \
-  X(Transpose)                       \
-  X(Patchify)                        \
-  X(CountNonFinite)                  \
   X(LayerNormForward)                \
   X(LayerNormBackward)               \
   X(L2NormalizeForward)              \
