@@ -5,12 +5,6 @@
 #include "cuda/cuda_kernels.h"
 
 #define SOFTMOE_UNWRITTEN_KERNELS(X) \
-  X(LayerNormForward)                \
-  X(LayerNormBackward)               \
-  X(L2NormalizeForward)              \
-  X(L2NormalizeBackward)             \
-  X(SoftmaxForward)                  \
-  X(SoftmaxBackward)                 \
   X(AttentionForward)                \
   X(AttentionBackward)               \
   X(CrossEntropyForward)             \
