@@ -7,9 +7,6 @@
 #define SOFTMOE_UNWRITTEN_KERNELS(X) \
   X(AttentionForward)                \
   X(AttentionBackward)               \
-  X(CrossEntropyForward)             \
-  X(CrossEntropyBackward)            \
-  X(ArgMax)                          \
   X(AdamWStep)                       \
   X(SgdStep)                         \
   X(GlobalNorm)                      \
