@@ -7,9 +7,6 @@
 #define SOFTMOE_UNWRITTEN_KERNELS(X) \
   X(AttentionForward)                \
   X(AttentionBackward)               \
-  X(AdamWStep)                       \
-  X(SgdStep)                         \
-  X(GlobalNorm)                      \
   X(TokensChoice)                    \
   X(ExpertsChoice)                   \
   X(RowsFromTokensChoice)            \
