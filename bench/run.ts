@@ -62,14 +62,16 @@ function percentile(sorted: readonly number[], share: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? Number.NaN
 }
 
+function showProgress(text: string): void {
+  if (process.stderr.isTTY) process.stderr.write(`\r${text.padEnd(78)}\r`)
+}
+
 async function time(cases: readonly BenchCase[], runs: number): Promise<readonly (readonly number[])[]> {
   const device = openDevice('cpu')
   const times: number[][] = cases.map(() => [])
   for (let round = 0; round < 2; round++) {
     for (const [i, benchCase] of cases.entries()) {
-      process.stderr.write(
-        `\r${round * cases.length + i + 1}/${2 * cases.length} ${benchCase.name.padEnd(60)}`,
-      )
+      showProgress(`${round * cases.length + i + 1}/${2 * cases.length} ${benchCase.name}`)
       const prepared = benchCase.prepare()
       prepared.run()
       await device.synchronize()
@@ -83,7 +85,7 @@ async function time(cases: readonly BenchCase[], runs: number): Promise<readonly
       device.emptyCache()
     }
   }
-  process.stderr.write('\r'.padEnd(80) + '\r')
+  showProgress('')
   return times.map((list) => list.toSorted((a, b) => a - b))
 }
 
