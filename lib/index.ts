@@ -50,8 +50,8 @@ export type { LayerContext } from './layers/module.js'
 export { Parameter } from './layers/parameter.js'
 export { sincos2d } from './layers/position-embedding.js'
 export type { MoEBlocks, MoEConfig, VisionTransformerConfig } from './models/config.js'
-export { SOFT_MOE_LAST_BLOCKS, vit, vmoe } from './models/presets.js'
-export type { Backbone } from './models/presets.js'
+export { SOFT_MOE_LAST_BLOCKS, vit, vmoe, vmoeConfig } from './models/presets.js'
+export type { Backbone, VMoEOptions } from './models/presets.js'
 export { VisionTransformer } from './models/vision-transformer.js'
 export type { ModelOutput } from './models/vision-transformer.js'
 export { AdamW } from './optim/adamw.js'
@@ -83,7 +83,7 @@ export type {
 export { expertsChoice, ExpertsChoiceRouter } from './routers/experts-choice.js'
 export type { ExpertsChoiceConfig, ExpertsChoiceOptions } from './routers/experts-choice.js'
 export { Router } from './routers/router.js'
-export type { RouteOptions, Routing } from './routers/router.js'
+export type { MetricsOptions, RouteOptions, Routing } from './routers/router.js'
 export { SoftRouter } from './routers/soft.js'
 export type { SoftRouterOptions, SoftRoutingWeights } from './routers/soft.js'
 export { Random, RandomPurpose, streamOf } from './core/random.js'
@@ -144,6 +144,10 @@ export type {
   SinkhornTokensChoiceConfig,
   SinkhornTokensChoiceOptions,
 } from './routers/sinkhorn.js'
+export { softMetrics } from './routers/soft-statistics.js'
+export type { SoftWeightShape, SoftWeightValues } from './routers/soft-statistics.js'
+export * from './routers/sparse-statistics.js'
+export { routerMetrics } from './routers/statistics.js'
 export { SparseRouter } from './routers/sparse.js'
 export type {
   RouterLogits,

@@ -34,7 +34,7 @@ export class MoE<R extends Router = Router> extends Module {
 
   /** @param x - `[batch, tokens, dim]` */
   forward(x: Tensor, options?: RouteOptions): Tensor {
-    return this.forwardWithLoss(x, options).output
+    return this.run(() => this.forwardWithLoss(x, options).output)
   }
 
   /** As `forward`, with the auxiliary loss to add to the task's. */

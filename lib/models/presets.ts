@@ -1,5 +1,8 @@
 import { SoftMoEError } from '../core/errors.js'
-import type { VisionTransformerConfig } from './config.js'
+import { requireCount } from '../layers/module.js'
+import type { SparseRouterConfig, SparseRouterName } from '../routers/create-router.js'
+import { tokensChoice } from '../routers/tokens-choice.js'
+import { type MoEBlocks, tokenCount, type VisionTransformerConfig } from './config.js'
 
 /** The backbone of a vision transformer, without classes and MoE. */
 export type Backbone = Pick<VisionTransformerConfig, 'patchSize' | 'width' | 'depth' | 'numHeads' | 'mlpDim'>
@@ -46,6 +49,52 @@ export function vit(name: string): Backbone {
 /** The backbones of the V-MoE paper. */
 export function vmoe(name: string): Backbone {
   return backbone(VMOE_SIZES, name)
+}
+
+/** Options of `vmoeConfig`. */
+export interface VMoEOptions {
+  readonly numClasses: number
+  /** Default 224. */
+  readonly imageSize?: number
+  /** Default 3. */
+  readonly channels?: number
+  /** Default 32; the released checkpoints have 8. */
+  readonly numExperts?: number
+  /** `{ lastOdd: n }`, the paper's Last-n (default, n = 2), or `{ every: n }`, its Every-n. */
+  readonly blocks?: MoEBlocks
+  /** Default Tokens Choice with k = 2 and capacity factor 1.05. */
+  readonly router?: SparseRouterName | SparseRouterConfig
+  /** Images whose tokens are routed together; batches must be whole multiples. Default 8, as in the papers' code. */
+  readonly imagesPerGroup?: number
+}
+
+/**
+ * A model of the V-MoE paper: class token, learned positions, a representation layer, MoE layers in every second block or
+ * in the last odd ones, experts that start alike.
+ *
+ * @param name - size and patch: `S/32`, `B/16`, `L/16`, `H/14` …
+ * @throws `ERR_INVALID_ARGUMENT`
+ * @example new VisionTransformer(vmoeConfig('B/16', { numClasses: 1000, blocks: { every: 2 } }))
+ */
+export function vmoeConfig(name: string, options: VMoEOptions): VisionTransformerConfig {
+  const { numClasses, imageSize = 224, channels = 3, numExperts = 32, imagesPerGroup = 8 } = options
+  const { blocks = { lastOdd: 2 }, router = tokensChoice({ k: 2, capacityFactor: 1.05 }) } = options
+  requireCount('numClasses', numClasses)
+  requireCount('imagesPerGroup', imagesPerGroup)
+  const size = vmoe(name)
+  const classifier = 'token'
+  const tokens = tokenCount({ imageSize, patchSize: size.patchSize, classifier })
+  return {
+    ...size,
+    imageSize,
+    channels,
+    numClasses,
+    classifier,
+    positionEmbedding: 'learned',
+    representationDim: size.width,
+    headBias: -Math.log(numClasses),
+    moe: { router, numExperts, blocks, groupSize: imagesPerGroup * tokens, shareInit: true },
+  }
 }
 
 /** Blocks that hold a MoE in the Soft MoE paper: the last n of each size. */

@@ -266,7 +266,7 @@ export class VisionTransformer extends Module {
    * @throws `ERR_SHAPE`, `ERR_DEVICE`, `ERR_INVALID_ARGUMENT`
    */
   forward(images: Tensor, options?: RouteOptions): Tensor {
-    return this.forwardWithLoss(images, options).logits
+    return this.run(() => this.forwardWithLoss(images, options).logits)
   }
 
   /** As `forward`, with the sum of the MoE layers' auxiliary losses. */

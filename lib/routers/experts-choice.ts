@@ -63,7 +63,8 @@ export class ExpertsChoiceRouter extends SparseRouter {
     return { scores: logits.noisyGates(), gates: logits.noisyGates() }
   }
 
-  protected select(logits: RouterLogits, tokens: number, call: RouteOptions): Selection {
+  protected select(logits: RouterLogits, call: RouteOptions): Selection {
+    const { tokens } = logits
     const capacity = this.capacity(tokens, tokens, call.capacityFactor)
     const { scores, gates } = this.score({ logits, capacity })
     const token = selectTokens(scores, capacity)

@@ -21,6 +21,14 @@ export interface RouteOptions {
   readonly dropless?: boolean
 }
 
+/** Options of a router's metrics. */
+export interface MetricsOptions {
+  /** The options of the call that is measured. */
+  readonly call?: RouteOptions
+  /** Whether cosine similarities of weights are measured, too (Soft MoE; quadratic in tokens and slots). Default false. */
+  readonly similarity?: boolean
+}
+
 /** How one batch of tokens is routed. Every layer of the papers is `Y = combine(experts(dispatch(X)))`. */
 export interface Routing {
   /** `combine(experts(dispatch(x)))` for the tokens that were routed, `[batch, tokens, dim]` -> the same. */
@@ -37,6 +45,9 @@ export abstract class Router extends Module {
   abstract readonly callOptions: readonly (keyof RouteOptions)[]
   /** @param x - `[batch, tokens, dim]` */
   abstract route(x: Tensor, options?: RouteOptions): Routing
+
+  /** Numbers that say how a batch is routed, without noise. @param x - `[batch, tokens, dim]` */
+  abstract metrics(x: Tensor, options?: MetricsOptions): Promise<Record<string, number>>
 
   /** Throws `ERR_INVALID_ARGUMENT` for an option of a call that this router has no use for. */
   protected requireCallOptions(options: RouteOptions): void {

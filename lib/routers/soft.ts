@@ -1,4 +1,5 @@
 import { SoftMoEError } from '../core/errors.js'
+import { noGrad } from '../core/tape.js'
 import type { Tensor } from '../core/tensor.js'
 import { constant, lecunNormal } from '../layers/initializers.js'
 import type { Experts } from '../layers/experts.js'
@@ -7,7 +8,8 @@ import type { Parameter } from '../layers/parameter.js'
 import type { RoutingWeights } from '../native.js'
 import { softMoe, type SoftMoEOptions, softRoutingPlan } from '../ops/soft-moe.js'
 import { combineWeights, dispatchWeights } from '../ops/soft-routing.js'
-import { Router, type RouteOptions, type Routing } from './router.js'
+import { type MetricsOptions, Router, type RouteOptions, type Routing } from './router.js'
+import { softMetrics } from './soft-statistics.js'
 
 /** Options of `SoftRouter`. */
 export interface SoftRouterOptions {
@@ -83,6 +85,26 @@ export class SoftRouter extends Router {
       auxiliaryLoss: null,
       apply: (experts: Experts) =>
         softMoe(x, this.#phi(), this.scale.value, experts.weights(), options, experts.callOptions()),
+    }
+  }
+
+  override async metrics(x: Tensor, options: MetricsOptions = {}): Promise<Record<string, number>> {
+    const { dispatch, combine } = noGrad(() => this.weights(x, options.call))
+    try {
+      const { dim, numExperts, slotsPerExpert } = this.options
+      return softMetrics(
+        {
+          dispatch: await dispatch.data(),
+          combine: await combine.data(),
+          mu: await this.mu.value.data(),
+          scale: await this.scale.value.item(),
+        },
+        { batch: x.shape[0] ?? 0, tokens: x.shape[1] ?? 0, dim, numExperts, slotsPerExpert },
+        options.similarity,
+      )
+    } finally {
+      dispatch.dispose()
+      combine.dispose()
     }
   }
 

@@ -3,6 +3,7 @@
  * capacity, and experts that work on the rows that are really there. A router adds what selection looks at.
  */
 import { SoftMoEError } from '../core/errors.js'
+import { visitTensors } from '../core/lifetime.js'
 import { noGrad } from '../core/tape.js'
 import type { Tensor } from '../core/tensor.js'
 import type { Experts } from '../layers/experts.js'
@@ -13,7 +14,8 @@ import { add, reshape } from '../ops/elementwise.js'
 import { softmax } from '../ops/normalization.js'
 import { combineRows, gatherGates, gatherGradient, type RowLists } from '../ops/sparse-routing.js'
 import { type CapacityOptions, expertCapacity } from './capacity.js'
-import { Router, type RouteOptions, type Routing } from './router.js'
+import { type MetricsOptions, Router, type RouteOptions, type Routing } from './router.js'
+import { readSparseRouting, sparseMetrics } from './sparse-statistics.js'
 
 /** Options of every router by index. */
 export interface SparseRouterOptions extends CapacityOptions {
@@ -49,6 +51,11 @@ export class RouterLogits {
     this.clean = clean
     this.noisy = noisy
     this.sigma = sigma
+  }
+
+  /** Tokens of a group. */
+  get tokens(): number {
+    return this.clean.shape[1] ?? 0
   }
 
   /** Softmax of the clean logits over the experts. */
@@ -94,6 +101,8 @@ export interface SparseRouting extends Omit<Selection, 'lists'>, RowLists {
   readonly groups: number
   readonly tokensPerGroup: number
   readonly numExperts: number
+  /** float32 `[groups, tokens, experts]`: softmax of the logits, whatever the outputs are weighted with. */
+  readonly softmax: Tensor
   /** float32 `[maxRows]`: the gate of each row. */
   readonly rowGate: Tensor
 }
@@ -131,8 +140,8 @@ export abstract class SparseRouter extends Router {
     )
   }
 
-  /** Chooses. @param tokens - tokens of a group */
-  protected abstract select(logits: RouterLogits, tokens: number, call: RouteOptions): Selection
+  /** Chooses who works on what. */
+  protected abstract select(logits: RouterLogits, call: RouteOptions): Selection
 
   get numExperts(): number {
     return this.#shape.numExperts
@@ -158,7 +167,7 @@ export abstract class SparseRouter extends Router {
     return { groups: all / groupSize, tokens: groupSize }
   }
 
-  #select(x: Tensor, call: RouteOptions, withNoise: boolean): Selection {
+  #logits(x: Tensor, withNoise: boolean): RouterLogits {
     const { groups, tokens } = this.#groups(x)
     const clean = this.dense.forward(reshape(x, [groups, tokens, x.shape[2] ?? 0]))
     const sigma = withNoise ? this.#settings.noiseStd / this.numExperts : 0
@@ -166,13 +175,14 @@ export abstract class SparseRouter extends Router {
       sigma === 0
         ? clean
         : add(clean, this.device.normal(clean.shape, { key: this.random.next(), scale: sigma }))
-    return this.select(new RouterLogits(clean, noisy, sigma), tokens, call)
+    return new RouterLogits(clean, noisy, sigma)
   }
 
   route(x: Tensor, call: RouteOptions = {}): Routing {
     this.requireCallOptions(call)
     if (x.size === 0) return { auxiliaryLoss: null, apply: () => reshape(x, x.shape) }
-    const { lists, gates, auxiliaryLoss } = this.#select(x, call, this.training)
+    const logits = this.#logits(x, this.training)
+    const { lists, gates, auxiliaryLoss } = this.select(logits, call)
     return {
       auxiliaryLoss,
       apply: (experts: Experts) => {
@@ -188,12 +198,23 @@ export abstract class SparseRouter extends Router {
     this.requireCallOptions(call)
     return noGrad(() =>
       this.run(() => {
-        const { lists, ...selection } = this.#select(x, call, false)
-        const [groups = 0, tokensPerGroup = 0, numExperts = 0] = selection.gates.shape
+        const logits = this.#logits(x, false)
+        const { lists, ...selection } = this.select(logits, call)
+        const [groups = 0, tokensPerGroup = 0, numExperts = 0] = logits.clean.shape
         const rowGate = gatherGates(selection.gates, lists)
-        return { ...selection, ...lists, rowGate, groups, tokensPerGroup, numExperts }
+        const softmax = logits.cleanGates()
+        return { ...selection, ...lists, rowGate, softmax, groups, tokensPerGroup, numExperts }
       }),
     )
+  }
+
+  override async metrics(x: Tensor, options: MetricsOptions = {}): Promise<Record<string, number>> {
+    const routing = this.routing(x, options.call)
+    try {
+      return sparseMetrics(await readSparseRouting(routing))
+    } finally {
+      visitTensors(routing, (tensor) => tensor.dispose())
+    }
   }
 }
 

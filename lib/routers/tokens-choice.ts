@@ -147,7 +147,8 @@ export class TokensChoiceRouter extends SparseRouter {
     return { scores: logits.noisyGates(), gates: logits.noisyGates() }
   }
 
-  protected select(logits: RouterLogits, tokens: number, call: RouteOptions): Selection {
+  protected select(logits: RouterLogits, call: RouteOptions): Selection {
+    const { tokens } = logits
     const { renormalise = false } = this.options
     const { k = this.options.k ?? 2, priority = this.#priority, capacityFactor } = call
     // A capacity factor given for the call asks for buffers, even of a router that has none.
