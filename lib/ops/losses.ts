@@ -18,16 +18,23 @@ export type Labels = Tensor | Int32Array | readonly number[]
 
 function labelTensor(labels: Labels, logits: Tensor): Tensor {
   if (isTensor(labels)) return labels
+  if (!(labels instanceof Int32Array || Array.isArray(labels))) {
+    throw new SoftMoEError(
+      'ERR_INVALID_ARGUMENT',
+      `the labels are ${labels === null ? 'null' : typeof labels}; wanted an int32 tensor, an Int32Array or an array ` +
+        'of numbers',
+    )
+  }
   const classes = logits.shape[1] ?? 0
-  const values = labels instanceof Int32Array ? labels : Int32Array.from(labels)
-  const wrong = values.findIndex((label) => label < 0 || label >= classes)
+  const values: readonly number[] | Int32Array = labels
+  const wrong = values.findIndex((label) => !Number.isInteger(label) || label < 0 || label >= classes)
   if (wrong >= 0) {
     throw new SoftMoEError(
       'ERR_INVALID_ARGUMENT',
-      `label ${values[wrong] ?? ''} of row ${wrong} is not a class; wanted 0 to ${classes - 1}`,
+      `label ${values[wrong] ?? ''} of row ${wrong} is not a class; wanted a whole number from 0 to ${classes - 1}`,
     )
   }
-  return logits.device.tensor(values, [values.length])
+  return logits.device.tensor(Int32Array.from(values), [values.length])
 }
 
 function crossEntropyOf(

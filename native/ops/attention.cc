@@ -66,6 +66,10 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& q, const Ten
   check.same_shape("o", o, "q", q);
   check.same_shape("do", d_o, "q", q);
   check.same_dtype("do", d_o, "q", q);
+  check.same_dtype("o", o, "q", q);
+  check.shape("logSumExp", log_sum_exp, {q.shape()[0], q.shape()[2], q.shape()[1]},
+              "[batch, heads, queries]");
+  check.dtype("logSumExp", log_sum_exp, DType::kFloat32);
   const Tensor dq = Tensor::empty(q.device(), q.shape(), q.dtype());
   const Tensor dk = Tensor::empty(q.device(), k.shape(), q.dtype());
   const Tensor dv = Tensor::empty(q.device(), k.shape(), q.dtype());

@@ -97,6 +97,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> experts_backward(
   const ExpertShapes shapes = check_experts(check, x, offsets, gather, w1, w2);
   check.same_device({&x, &pre, &dy});
   check.same_dtype("dy", dy, "x", x);
+  check.same_dtype("pre", pre, "x", x);
   check.that(dy.shape() == shapes.output,
              "dy has shape " + dy.shape().text() + "; wanted " + shapes.output.text());
   check.that(pre.shape() == shapes.hidden,

@@ -36,6 +36,7 @@ std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>> layer_norm(
   check_vector(check, "scale", scale, dim);
   check_vector(check, "bias", bias, dim);
   check.that(eps >= 0, "eps is " + std::to_string(eps) + "; wanted 0 or more");
+  check.finite("eps", eps);
   const Tensor y = like(x);
   std::optional<Tensor> mean, rstd;
   if (save_statistics) {
@@ -68,6 +69,8 @@ std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>> layer_norm_back
   check_vector(check, "scale", scale, dim);
   check.shape("mean", mean, {row_count(x)}, "[rows]");
   check.shape("rstd", rstd, {row_count(x)}, "[rows]");
+  check.dtype("mean", mean, DType::kFloat32);
+  check.dtype("rstd", rstd, DType::kFloat32);
   const Tensor dx = like(x);
   std::optional<Tensor> dscale, dbias;
   if (scale) dscale = Tensor::empty(x.device(), {dim}, DType::kFloat32);
@@ -91,6 +94,7 @@ std::tuple<Tensor, Tensor> l2_normalize(const Tensor& x, double eps) {
   const Check check("l2_normalize");
   check_rows(check, x);
   check.that(eps > 0, "eps is " + std::to_string(eps) + "; wanted more than 0");
+  check.finite("eps", eps);
   const Tensor y = like(x), inverse_norm = row_statistics(x);
   x.device()->launch(
       L2NormalizeForward{x.buffer(), y.buffer(), inverse_norm.buffer(), row_count(x), x.shape()[-1], eps});
@@ -102,6 +106,9 @@ Tensor l2_normalize_backward(const Tensor& x, const Tensor& inverse_norm, const 
   check.same_device({&x, &inverse_norm, &dy});
   check.same_shape("dy", dy, "x", x);
   check.same_dtype("dy", dy, "x", x);
+  check_rows(check, x);
+  check.shape("inverseNorm", inverse_norm, {row_count(x)}, "[rows]");
+  check.dtype("inverseNorm", inverse_norm, DType::kFloat32);
   const Tensor dx = like(x);
   x.device()->launch(L2NormalizeBackward{x.buffer(), inverse_norm.buffer(), dy.buffer(), dx.buffer(),
                                          row_count(x), x.shape()[-1]});

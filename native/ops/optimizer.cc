@@ -67,6 +67,7 @@ void adamw_step(const std::vector<Tensor>& values, const std::vector<Tensor>& gr
   check.probability("beta1", beta1);
   check.probability("beta2", beta2);
   check.that(eps > 0, "eps is " + std::to_string(eps) + "; wanted more than 0");
+  check.finite("eps", eps);
   check.that(step > 0, "step is " + std::to_string(step) + "; wanted 1 or more");
   AdamWStep args;
   args.tensors = optimized_tensors(check, values, gradients, first_moments, &second_moments, copies,

@@ -1,5 +1,7 @@
 #include "ops/soft_routing.h"
 
+#include <utility>
+
 #include "ops/check.h"
 
 namespace softmoe::ops {
@@ -19,15 +21,18 @@ SoftRouting checked_routing(const Check& check, const SoftRoutingOperands& opera
   const bool soft = operands.dispatch == RoutingWeights::kSoft || operands.combine == RoutingWeights::kSoft;
   check.that(!soft || (operands.logits && operands.dispatch_lse && operands.combine_lse),
              "soft weights need the logits and their log-sum-exps");
-  if (operands.logits) {
-    check.same_device({pointer(operands.logits), pointer(operands.dispatch_lse),
-                       pointer(operands.combine_lse), pointer(operands.mask), other});
-    check.shape("logits", *operands.logits, {operands.batch, operands.tokens, slots},
+  check.same_device({pointer(operands.logits), pointer(operands.dispatch_lse), pointer(operands.combine_lse),
+                     pointer(operands.mask), other});
+  const auto check_float32 = [&](const char* name, const std::optional<Tensor>& tensor,
+                                 std::initializer_list<std::int64_t> wanted, const char* meaning) {
+    if (!tensor) return;
+    check.shape(name, *tensor, wanted, meaning);
+    check.dtype(name, *tensor, DType::kFloat32);
+  };
+  check_float32("logits", operands.logits, {operands.batch, operands.tokens, slots},
                 "[batch, tokens, slots]");
-    check.shape("dispatchLse", *operands.dispatch_lse, {operands.batch, slots}, "[batch, slots]");
-    check.shape("combineLse", *operands.combine_lse, {operands.batch, operands.tokens}, "[batch, tokens]");
-    check.dtype("logits", *operands.logits, DType::kFloat32);
-  }
+  check_float32("dispatchLse", operands.dispatch_lse, {operands.batch, slots}, "[batch, slots]");
+  check_float32("combineLse", operands.combine_lse, {operands.batch, operands.tokens}, "[batch, tokens]");
   if (operands.mask) {
     check.shape("mask", *operands.mask, {operands.batch, operands.tokens}, "[batch, tokens]");
     check.dtype("mask", *operands.mask, DType::kInt32);
@@ -70,6 +75,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_logits(
              std::to_string(slots) + " slots cannot be shared by " + std::to_string(experts) +
                  " experts; wanted a multiple of the experts");
   check.that(eps > 0, "eps is " + std::to_string(eps) + "; wanted more than 0");
+  check.finite("eps", eps);
   check.that(noise_std >= 0, "noiseStd is " + std::to_string(noise_std) + "; wanted 0 or more");
   check.finite("noiseStd", noise_std);
   if (mask) {
@@ -147,6 +153,8 @@ Tensor soft_logits_gradient(const SoftRoutingOperands& operands, const std::opti
                             const std::optional<Tensor>& slots_out) {
   const Check check("soft_logits_gradient");
   const bool dispatch = dslots_in.has_value(), combine = dy.has_value();
+  check.same_device({pointer(operands.logits), pointer(x), pointer(slots_in), pointer(dslots_in), pointer(dy),
+                     pointer(y), pointer(slots_out)});
   check.that(operands.logits.has_value(), "the logits are missing");
   check.that(!dispatch || (x && slots_in), "the dispatch side needs x, slotsIn and dslotsIn");
   check.that(!combine || (y && slots_out), "the combine side needs dy, y and slotsOut");
@@ -189,9 +197,21 @@ std::tuple<Tensor, Tensor, Tensor> soft_logits_backward(const Tensor& x, const T
   const Check check("soft_logits_backward");
   check.same_device({&x, &phi, &scale, &token_norm, &slot_norm, &dlogits, pointer(dx_direct)});
   check.rank("x", x, 3, "[batch, tokens, dim]");
+  check.rank("phi", phi, 2, "[dim, slots]");
   const std::int64_t batch = x.shape()[0], tokens = x.shape()[1], dim = x.shape()[2], slots = phi.shape()[1];
   check.shape("dlogits", dlogits, {batch, tokens, slots}, "[batch, tokens, slots]");
   check.shape("phi", phi, {dim, slots}, "[dim, slots]");
+  check.shape("tokenNorm", token_norm, {batch, tokens}, "[batch, tokens]");
+  check.shape("slotNorm", slot_norm, {slots}, "[slots]");
+  for (const auto& [name, tensor] : {std::pair<const char*, const Tensor*>{"dlogits", &dlogits},
+                                     {"phi", &phi},
+                                     {"scale", &scale},
+                                     {"tokenNorm", &token_norm},
+                                     {"slotNorm", &slot_norm}}) {
+    check.dtype(name, *tensor, DType::kFloat32);
+  }
+  check.that(experts > 0 && slots % experts == 0,
+             std::to_string(slots) + " slots cannot be shared by " + std::to_string(experts) + " experts");
   if (dx_direct) {
     check.same_shape("dxDirect", *dx_direct, "x", x);
     check.same_dtype("dxDirect", *dx_direct, "x", x);
