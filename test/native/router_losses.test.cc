@@ -80,7 +80,7 @@ TEST(router_losses_and_their_gradients_agree_with_double) {
             kept_noise.push_back(b[i] - a[i]);
           }
           want_losses.push_back(loss_of(loss, k, sigma, experts, x, kept_noise));
-          for (std::int64_t i = 0; i < size; i += experts > 30 ? 97 : 1) {  // some elements of the large case
+          for (std::int64_t i = 0; i<size; i += experts> 30 ? 97 : 1) {  // some elements of the large case
             const double h = 1e-6, kept = x[at(i)];
             x[at(i)] = kept + h;
             const double up = loss_of(loss, k, sigma, experts, x, kept_noise);
@@ -106,7 +106,7 @@ TEST(router_losses_and_their_gradients_agree_with_double) {
                                          da.buffer()});
           std::vector<double> some;
           for (std::int64_t g = 0; g < groups; ++g) {
-            for (std::int64_t i = 0; i < size; i += experts > 30 ? 97 : 1) some.push_back(da[g * size + i]);
+            for (std::int64_t i = 0; i<size; i += experts> 30 ? 97 : 1) some.push_back(da[g * size + i]);
           }
           CHECK_CLOSE(some, want_da, 1e-5);
           gradients.push_back(da);

@@ -92,8 +92,7 @@ class Values {
   // Filled with a pattern that no kernel makes, so that what it leaves out shows.
   using Words = std::vector<std::uint64_t, OperandAllocator<std::uint64_t>>;
   static Words bytes_of(DType dtype, std::int64_t count) {
-    return Words((static_cast<std::size_t>(count) * size_of(dtype) + 15) / 8,
-                                      0x7fc1'dead'7fc1'deadULL);
+    return Words((static_cast<std::size_t>(count) * size_of(dtype) + 15) / 8, 0x7fc1'dead'7fc1'deadULL);
   }
   DType dtype_;
   std::int64_t count_;
