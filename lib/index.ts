@@ -65,23 +65,17 @@ export { Sgd } from './optim/sgd.js'
 export type { SgdOptions } from './optim/sgd.js'
 export { defaultSlotsPerExpert, expertCapacity } from './routers/capacity.js'
 export type { CapacityOptions } from './routers/capacity.js'
-export {
-  createRouter,
-  createSparseRouter,
-  ROUTER_NAMES,
-  routerConfig,
-  SPARSE_ROUTER_NAMES,
-} from './routers/create-router.js'
+export { createRouter, createSparseRouter, routerConfig } from './routers/create-router.js'
 export type {
   RouterConfig,
-  RouterName,
   RouterShape,
   SoftRouterConfig,
   SparseRouterConfig,
-  SparseRouterName,
 } from './routers/create-router.js'
 export { expertsChoice, ExpertsChoiceRouter } from './routers/experts-choice.js'
 export type { ExpertsChoiceConfig, ExpertsChoiceOptions } from './routers/experts-choice.js'
+export { ROUTER_NAMES, SPARSE_ROUTER_NAMES } from './routers/names.js'
+export type { RouterName, SparseRouterName } from './routers/names.js'
 export { Router } from './routers/router.js'
 export type { MetricsOptions, RouteOptions, Routing } from './routers/router.js'
 export { SoftRouter } from './routers/soft.js'

@@ -2,11 +2,8 @@ import { SoftMoEError } from '../core/errors.js'
 import { RandomSource } from '../core/random-source.js'
 import { noGrad } from '../core/tape.js'
 import type { Tensor } from '../core/tensor.js'
-import {
-  createSparseRouter,
-  type SparseRouterConfig,
-  type SparseRouterName,
-} from '../routers/create-router.js'
+import { createSparseRouter, type SparseRouterConfig } from '../routers/create-router.js'
+import type { SparseRouterName } from '../routers/names.js'
 import type { Router, RouteOptions } from '../routers/router.js'
 import { SoftRouter, type SoftRouterOptions, type SoftRoutingWeights } from '../routers/soft.js'
 import type { SparseRouter, SparseRouting } from '../routers/sparse.js'

@@ -1,6 +1,7 @@
 import { SoftMoEError } from '../core/errors.js'
 import { requireCount } from '../layers/module.js'
-import { type RouterConfig, type RouterName } from '../routers/create-router.js'
+import type { RouterConfig } from '../routers/create-router.js'
+import type { RouterName } from '../routers/names.js'
 
 /** Which blocks hold a MoE: indices, the last half, the last n, the last n odd ones (V-MoE), or every n-th. */
 export type MoEBlocks =

@@ -2,6 +2,7 @@ import { SoftMoEError } from '../core/errors.js'
 import type { LayerContext } from '../layers/module.js'
 import { defaultSlotsPerExpert } from './capacity.js'
 import { type ExpertsChoiceConfig, ExpertsChoiceRouter } from './experts-choice.js'
+import { ROUTER_NAMES, type RouterName, type SparseRouterName } from './names.js'
 import type { Router } from './router.js'
 import {
   type SinkhornExpertsChoiceConfig,
@@ -47,29 +48,6 @@ export interface RouterShape {
   /** Tokens that are routed together, unless the router's configuration says it. Soft MoE routes each sequence alone. */
   readonly groupSize?: number
 }
-
-/** Names of the routers by index. */
-export const SPARSE_ROUTER_NAMES = [
-  'tokens-choice',
-  'experts-choice',
-  'sinkhorn-tokens-choice',
-  'sinkhorn-experts-choice',
-  'sparsity-constrained',
-  'sparsity-constrained-tokens-choice',
-] as const satisfies readonly SparseRouterConfig['name'][]
-
-/** Names that `RouterConfig` and the command line know; the ablations are Soft MoE with other weights. */
-export const ROUTER_NAMES = [
-  'soft',
-  'soft-uniform',
-  'uniform-soft',
-  'uniform',
-  'identity',
-  ...SPARSE_ROUTER_NAMES,
-] as const
-
-export type RouterName = (typeof ROUTER_NAMES)[number]
-export type SparseRouterName = (typeof SPARSE_ROUTER_NAMES)[number]
 
 function unknownRouter(name: unknown): SoftMoEError {
   return new SoftMoEError(
