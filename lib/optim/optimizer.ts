@@ -192,6 +192,25 @@ export abstract class Optimizer {
     }
   }
 
+  /**
+   * Replaces the elements of one state tensor, when a checkpoint is restored.
+   *
+   * @param name - as `namedState` has it
+   * @throws `ERR_INVALID_ARGUMENT` for an unknown name, `ERR_SHAPE` if the counts differ
+   */
+  setState(name: string, values: Float32Array): void {
+    const state = new Map(this.namedState()).get(name)
+    if (state === undefined) {
+      throw new SoftMoEError(
+        'ERR_INVALID_ARGUMENT',
+        `the optimiser has no state named '${name}'; see namedState()`,
+      )
+    }
+    const source = withCollector(null, () => this.#device.tensor(values, state.shape))
+    native.copyInto(state.handle, source.handle)
+    source.dispose()
+  }
+
   /** Sets the number of steps done, when a checkpoint is restored. */
   restoreSteps(steps: number): void {
     if (!Number.isInteger(steps) || steps < 0) {
