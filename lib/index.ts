@@ -97,6 +97,11 @@ export { FASHION_MNIST_CLASSES, openDataset, readEmbeddedFashionMnist } from './
 export type { OpenDatasetOptions } from './data/open-dataset.js'
 export { encodePng, readPng, resizePicture, withChannels } from './data/png.js'
 export type { Picture } from './data/png.js'
+export { loadCheckpoint, readCheckpointInfo, saveCheckpoint } from './training/checkpoint.js'
+export type { CheckpointInfo, CheckpointParts } from './training/checkpoint.js'
+export type { RunConfiguration, TrainOptions } from './training/configuration.js'
+export { evaluate } from './training/evaluate.js'
+export type { EvaluateOptions } from './training/evaluate.js'
 export { readEvaluation, writeEvaluation } from './training/evaluation.js'
 export type {
   Evaluation,
@@ -105,6 +110,8 @@ export type {
   SamplePrediction,
   SoftRouterPicture,
 } from './training/evaluation.js'
+export { train } from './training/fit.js'
+export type { RunStart, TrainHooks, TrainResult } from './training/fit.js'
 export { MetricsWriter, readMetrics } from './training/metrics.js'
 export type {
   EvalRecord,
@@ -113,6 +120,7 @@ export type {
   RouterRecord,
   TrainRecord,
 } from './training/metrics.js'
+export type { ModelChoice, ModelOptions, RouterChoice } from './training/model-choice.js'
 export { writeReport } from './training/report.js'
 export { SafetensorsFile, writeSafetensors } from './training/safetensors.js'
 export type {

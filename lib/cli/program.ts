@@ -5,8 +5,11 @@ import { Command, CommanderError } from 'commander'
 import { SoftMoEError } from '../core/errors.js'
 import { packageFile } from '../core/package-file.js'
 import { writeReport } from '../training/report.js'
+import { ROUTER_NAMES } from '../routers/names.js'
 import { applyConfigFile } from './config-file.js'
 import { diagnose, formatDiagnosis, isHealthy } from './doctor.js'
+import { runTraining } from './train.js'
+import { trainCommand } from './training-options.js'
 import { nonEmpty } from './values.js'
 
 /** Where output goes; replaced in tests. */
@@ -25,6 +28,13 @@ export const INTERRUPTED_STATUS = 130
 /** An unhealthy machine is a result, printed already; only the status is left to set. */
 class FailedQuietly extends Error {}
 
+const TRAIN_EXAMPLES = `
+Examples:
+  softmoe train
+  softmoe train --router dense --out runs/dense
+  softmoe train --data ~/cifar-10-batches-bin --model S/4 --experts 32 --epochs 30
+  softmoe train --resume`
+
 const REPORT_EXAMPLES = `
 Examples:
   softmoe report runs/latest
@@ -37,6 +47,9 @@ export function createProgram(terminal: Terminal): Command {
     .description('Train and serve mixture-of-experts vision models.')
     .version(version)
     .showHelpAfterError('(softmoe --help lists everything)')
+  const train = trainCommand(['soft', 'dense', ...ROUTER_NAMES.filter((name) => name !== 'soft')])
+  train.addHelpText('after', TRAIN_EXAMPLES).action(() => runTraining(train, terminal))
+  program.addCommand(train)
   program
     .command('report')
     .description('draw training runs as one HTML page; several runs are compared')

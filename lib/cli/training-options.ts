@@ -2,6 +2,7 @@
 import { Command, Option } from 'commander'
 import { SoftMoEError } from '../core/errors.js'
 import { CONFIG_OPTION } from './config-file.js'
+import { DEFAULTS } from '../training/defaults.js'
 import { nonEmpty, oneOf, realNumber, wholeNumber, type ValueParser } from './values.js'
 
 const DEVICES = ['auto', 'cpu', 'cuda'] as const
@@ -31,6 +32,8 @@ export interface TrainCommandOptions extends DeviceOptions {
   readonly batchSize: number
   readonly learningRate: number
   readonly weightDecay: number
+  readonly labelSmoothing: number
+  readonly clipNorm: number
   readonly precision: (typeof PRECISIONS)[number]
   readonly seed: number
   /** Folder of the run. */
@@ -47,6 +50,10 @@ export interface TrainCommandOptions extends DeviceOptions {
   readonly crop: number
   readonly flip: boolean
   readonly randAugment: boolean
+  /** Replace the run that `out` holds. */
+  readonly overwrite: boolean
+  /** Find the operation that makes the first NaN. */
+  readonly detectAnomaly: boolean
 }
 
 /** What `softmoe eval` is told. */
@@ -84,9 +91,8 @@ function addDeviceOptions(command: Command): Command {
 /**
  * Makes the command `train`.
  * @param routers names that `--router` takes; the first is the default
- * @param defaultModel the preset that is trained without `--model`
  */
-export function trainCommand(routers: readonly string[], defaultModel: string): Command {
+export function trainCommand(routers: readonly string[]): Command {
   const command = new Command('train')
     .description(
       'train a model on images; without --data on the Fashion-MNIST images that ship with the package',
@@ -98,7 +104,14 @@ export function trainCommand(routers: readonly string[], defaultModel: string): 
         nonEmpty,
       ),
     )
-    .addOption(option('--model <name|file>', 'preset or JSON file', nonEmpty, defaultModel))
+    .addOption(
+      option(
+        '--model <name|file>',
+        'tiny, a size and patch of the papers like S/16, or a JSON file',
+        nonEmpty,
+        'tiny',
+      ),
+    )
     .addOption(option('--router <name>', `one of ${routers.join(', ')}`, oneOf(routers), routers[0]))
     .addOption(
       option('--experts <count>', "experts of a mixture layer (default: the model's)", wholeNumber(1, 65536)),
@@ -106,9 +119,29 @@ export function trainCommand(routers: readonly string[], defaultModel: string): 
     .addOption(option('--slots-per-expert <count>', "slots (default: the model's)", wholeNumber(1, 65536)))
     .addOption(option('--steps <count>', 'steps to train', wholeNumber(1, 1e9)).conflicts('epochs'))
     .addOption(option('--epochs <count>', 'passes over the training set', realNumber(0, 1e6, true)))
-    .addOption(option('--batch-size <images>', 'images in a step', wholeNumber(1, 65536), 128))
-    .addOption(option('--learning-rate <rate>', 'greatest learning rate', realNumber(0, 10, true), 1e-3))
-    .addOption(option('--weight-decay <factor>', 'decoupled weight decay', realNumber(0, 10), 0.05))
+    .addOption(option('--batch-size <images>', 'images in a step', wholeNumber(1, 65536), DEFAULTS.batchSize))
+    .addOption(
+      option(
+        '--learning-rate <rate>',
+        'greatest learning rate',
+        realNumber(0, 10, true),
+        DEFAULTS.learningRate,
+      ),
+    )
+    .addOption(
+      option('--weight-decay <factor>', 'decoupled weight decay', realNumber(0, 10), DEFAULTS.weightDecay),
+    )
+    .addOption(
+      option('--label-smoothing <share>', 'of the targets', realNumber(0, 0.999), DEFAULTS.labelSmoothing),
+    )
+    .addOption(
+      option(
+        '--clip-norm <norm>',
+        'greatest norm of the gradients, 0: any',
+        realNumber(0, 1e9),
+        DEFAULTS.clipNorm,
+      ),
+    )
     .addOption(
       option(
         `--precision <${PRECISIONS.join('|')}>`,
@@ -117,14 +150,27 @@ export function trainCommand(routers: readonly string[], defaultModel: string): 
         'float32',
       ),
     )
-    .addOption(option('--crop <pixels>', 'padding for random crops, 0: none', wholeNumber(0, 1024), 2))
+    .addOption(
+      option(
+        '--crop <pixels>',
+        'padding for random crops, 0: none',
+        wholeNumber(0, 1024),
+        DEFAULTS.cropPadding,
+      ),
+    )
     .option('--no-flip', 'do not mirror images at random')
     .option('--rand-augment', 'change images by a light RandAugment', false)
     .addOption(
-      option('--seed <number>', 'decides every random number of the run', wholeNumber(0, MAX_SEED), 0),
+      option(
+        '--seed <number>',
+        'decides every random number of the run',
+        wholeNumber(0, MAX_SEED),
+        DEFAULTS.seed,
+      ),
     )
-    .addOption(option('--out <folder>', 'folder of the run', nonEmpty, 'runs/latest'))
+    .addOption(option('--out <folder>', 'folder of the run', nonEmpty, DEFAULTS.out))
     .option('--resume', 'go on from the last checkpoint in --out', false)
+    .option('--overwrite', 'replace the run that --out holds', false)
     .addOption(
       option('--eval-every <steps>', 'steps between evaluations (default: an epoch)', wholeNumber(1, 1e9)),
     )
@@ -135,7 +181,8 @@ export function trainCommand(routers: readonly string[], defaultModel: string): 
         wholeNumber(1, 1e9),
       ),
     )
-    .addOption(option('--keep <count>', 'checkpoints kept', wholeNumber(1, 1000), 2))
+    .addOption(option('--keep <count>', 'checkpoints kept', wholeNumber(1, 1000), DEFAULTS.keep))
+    .option('--detect-anomaly', 'name the operation that makes the first NaN (slow)', false)
   return addDeviceOptions(command)
 }
 

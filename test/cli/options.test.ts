@@ -22,7 +22,7 @@ interface Run {
 async function run(...args: string[]): Promise<Run> {
   const given: unknown[] = []
   let error = ''
-  const train = trainCommand(['soft', 'dense', 'tokens-choice'], 'tiny')
+  const train = trainCommand(['soft', 'dense', 'tokens-choice'])
   train.action(() => {
     given.push(trainOptions(train))
   })
@@ -60,8 +60,10 @@ describe('the options of train', () => {
       model: 'tiny',
       router: 'soft',
       batchSize: 128,
-      learningRate: 1e-3,
+      learningRate: 2e-3,
       weightDecay: 0.05,
+      labelSmoothing: 0.1,
+      clipNorm: 1,
       precision: 'float32',
       crop: 2,
       flip: true,
@@ -69,6 +71,8 @@ describe('the options of train', () => {
       seed: 0,
       out: 'runs/latest',
       resume: false,
+      overwrite: false,
+      detectAnomaly: false,
       keep: 2,
       device: 'auto',
     })

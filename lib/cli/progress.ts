@@ -1,0 +1,114 @@
+/** What the user sees while a run lasts: a bar on a terminal, else a line every so often. */
+import { Presets, SingleBar } from 'cli-progress'
+import type { EvalRecord, TrainRecord } from '../training/metrics.js'
+
+/** Shows the progress of a run. */
+export interface Progress {
+  step(record: TrainRecord): void
+  evaluation(record: EvalRecord): void
+  /** A line for the user that does not belong to the bar. */
+  message(text: string): void
+  stop(): void
+}
+
+/** Least time between two lines where there is no terminal. */
+const LINE_INTERVAL_MS = 5000
+
+const percent = (share: number): string => `${(100 * share).toFixed(1)} %`
+
+/** `1 h 02 min`, `3 min 20 s`, `5 s`. */
+export function duration(seconds: number): string {
+  if (!Number.isFinite(seconds)) return '?'
+  const whole = Math.max(0, Math.round(seconds))
+  const two = (value: number): string => String(value).padStart(2, '0')
+  if (whole >= 3600) return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`
+  return whole >= 60 ? `${Math.floor(whole / 60)} min ${two(whole % 60)} s` : `${whole} s`
+}
+
+/** Loss, accuracy and speed, smoothed over about twenty steps. */
+class Smoothed {
+  #values: { loss: number; accuracy: number; secondsPerImage: number } | undefined
+
+  add({ loss, accuracy, imagesPerSecond }: TrainRecord): void {
+    const secondsPerImage = 1 / imagesPerSecond
+    const old = this.#values ?? { loss, accuracy, secondsPerImage }
+    const blend = (before: number, now: number): number => 0.95 * before + 0.05 * now
+    this.#values = {
+      loss: blend(old.loss, loss),
+      accuracy: blend(old.accuracy, accuracy),
+      secondsPerImage: blend(old.secondsPerImage, secondsPerImage),
+    }
+  }
+
+  /** Texts for people. @param imagesLeft - of the run */
+  texts(imagesLeft: number): Record<'loss' | 'accuracy' | 'speed' | 'left', string> {
+    const { loss, accuracy, secondsPerImage } = this.#values ?? {
+      loss: 0,
+      accuracy: 0,
+      secondsPerImage: Infinity,
+    }
+    return {
+      loss: loss.toFixed(3),
+      accuracy: percent(accuracy),
+      speed: (1 / secondsPerImage).toFixed(0),
+      left: duration(imagesLeft * secondsPerImage),
+    }
+  }
+}
+
+function evaluationText({ step, loss, accuracy, images }: EvalRecord): string {
+  return `step ${step}: test accuracy ${percent(accuracy)}, loss ${loss.toFixed(3)} (${images} images)`
+}
+
+/**
+ * @param print - writes a line
+ * @param isTerminal - whether a bar can be drawn on standard error
+ */
+export function createProgress(
+  { steps, start, batchSize }: { readonly steps: number; readonly start: number; readonly batchSize: number },
+  print: (line: string) => void,
+  isTerminal: boolean,
+): Progress {
+  const smoothed = new Smoothed()
+  const texts = (step: number): ReturnType<Smoothed['texts']> => smoothed.texts((steps - step) * batchSize)
+  if (!isTerminal) {
+    let lastLine = -Infinity
+    return {
+      step: (record) => {
+        smoothed.add(record)
+        const done = record.step + 1
+        if (done < steps && performance.now() - lastLine < LINE_INTERVAL_MS) return
+        lastLine = performance.now()
+        const { loss, accuracy, speed, left } = texts(done)
+        print(`step ${done}/${steps}, loss ${loss}, accuracy ${accuracy}, ${speed} images/s, ${left} left`)
+      },
+      evaluation: (record) => {
+        print(evaluationText(record))
+      },
+      message: print,
+      stop: () => undefined,
+    }
+  }
+  const bar = new SingleBar(
+    {
+      format: '{bar} {value}/{total} | loss {loss} | accuracy {accuracy} | {speed} images/s | {left} left',
+      hideCursor: true,
+      gracefulExit: false,
+    },
+    Presets.shades_classic,
+  )
+  bar.start(steps, start, texts(start))
+  /** The bar's line is cleared first; its next drawing comes below the text. */
+  const message = (text: string): void => {
+    process.stderr.write(`\r\u001b[K${text}\n`)
+  }
+  return {
+    step: (record) => {
+      smoothed.add(record)
+      bar.update(record.step + 1, texts(record.step + 1))
+    },
+    evaluation: (record) => message(evaluationText(record)),
+    message,
+    stop: () => bar.stop(),
+  }
+}
