@@ -34,8 +34,9 @@ Error closed_error() {
 struct Stream::State {
   struct Item {
     const char* name = nullptr;
-    Task task;        // null for a completion
-    Completion done;  // null for a task
+    Task task;                // null for a completion
+    Completion done;          // null for a task
+    bool takes_fault = true;  // whether the completion reports the pending fault
   };
 
   std::mutex mutex;
@@ -116,13 +117,21 @@ struct Stream::State {
         const bool aborted = closed.load(std::memory_order_relaxed);
         if (item.task) {
           if (!aborted) run_task(item);
+          // What the closure owns is let go in order, too.
+          item.task = nullptr;
+          ended.fetch_add(1, std::memory_order_release);
         } else {
-          complete(item.done,
-                   aborted ? std::optional<Error>(closed_error()) : std::exchange(fault, std::nullopt));
+          // Counted first: whoever waits finds the stream idle.
+          const Completion done = std::move(item.done);
+          ended.fetch_add(1, std::memory_order_release);
+          std::optional<Error> error;
+          if (aborted) {
+            error = closed_error();
+          } else if (item.takes_fault) {
+            error = std::exchange(fault, std::nullopt);
+          }
+          complete(done, std::move(error));
         }
-        // What the closure owns is let go in order, too.
-        item = Item{};
-        ended.fetch_add(1, std::memory_order_release);
       }
       batch.clear();
     }
@@ -150,17 +159,18 @@ void Stream::submit(const char* name, Task task) { state_->push({name, std::move
 void Stream::on_reached(Completion done) { state_->push({"on_reached", nullptr, std::move(done)}); }
 
 void Stream::synchronize() {
-  std::promise<std::optional<Error>> reached;
-  on_reached([&reached](std::optional<Error> fault) { reached.set_value(std::move(fault)); });
-  if (const std::optional<Error> fault = reached.get_future().get()) throw Error(*fault);
+  if (const std::optional<Error> fault = wait_for_end(true)) throw Error(*fault);
 }
 
-void Stream::wait() {
-  // A stream that closes drops the task, which ends the wait as well.
-  auto reached = std::make_shared<std::promise<void>>();
-  const std::future<void> end = reached->get_future();
-  submit("wait", [reached = std::move(reached)](Kernels&) {});
-  end.wait();
+void Stream::wait() { wait_for_end(false); }
+
+std::optional<Error> Stream::wait_for_end(bool takes_fault) {
+  // Shared: the stream's thread may still be inside set_value when the waiting one goes on.
+  const auto reached = std::make_shared<std::promise<std::optional<Error>>>();
+  state_->push({"wait", nullptr,
+                [reached](std::optional<Error> error) { reached->set_value(std::move(error)); },
+                takes_fault});
+  return reached->get_future().get();
 }
 
 void Stream::close() noexcept {

@@ -47,6 +47,8 @@ class Stream {
   Scratch& scratch();
 
  private:
+  std::optional<Error> wait_for_end(bool takes_fault);
+
   struct State;
   // Shared with the thread, which may outlive this object when it is the thread that destroys it.
   std::shared_ptr<State> state_;

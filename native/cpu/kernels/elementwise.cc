@@ -5,10 +5,6 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "core/philox.h"
 #include "cpu/kernels/cpu_kernels.h"
 
@@ -306,25 +302,22 @@ void CpuKernels::run(const Patchify& args) {
   with_float_types(args.x.dtype, args.y.dtype, [&](auto x_type, auto y_type) {
     const auto* x = args.x.as<const decltype(x_type)>();
     auto* y = args.y.as<decltype(y_type)>();
-    pool.parallel_for(
-        args.batch * down * args.patch, row_grain(row), [&](std::int64_t begin, std::int64_t end, int) {
-          for (std::int64_t line = begin; line < end; ++line) {  // image rows that belong to patches
-            const std::int64_t image = line / (down * args.patch), within = line % (down * args.patch);
-            const std::int64_t patch_row = within / args.patch, y_in_patch = within % args.patch;
-            for (std::int64_t column = 0; column < across; ++column) {
-              const std::int64_t image_at =
-                  ((image * args.height + within) * args.width) * args.channels + column * segment;
-              const std::int64_t patch_at =
-                  ((image * down + patch_row) * across + column) * args.patch * segment +
-                  y_in_patch * segment;
-              const auto* source = x + (args.inverse ? patch_at : image_at);
-              auto* target = y + (args.inverse ? image_at : patch_at);
-              by_vectors(0, segment, [&](std::int64_t i, std::int64_t n) {
-                store_some(target + i, load_some(source + i, n), n);
-              });
-            }
-          }
+    for_rows(pool, args.batch * down * args.patch, row, [&](std::int64_t line, int) {
+      // image rows that belong to patches
+      const std::int64_t image = line / (down * args.patch), within = line % (down * args.patch);
+      const std::int64_t patch_row = within / args.patch, y_in_patch = within % args.patch;
+      for (std::int64_t column = 0; column < across; ++column) {
+        const std::int64_t image_at =
+            ((image * args.height + within) * args.width) * args.channels + column * segment;
+        const std::int64_t patch_at =
+            ((image * down + patch_row) * across + column) * args.patch * segment + y_in_patch * segment;
+        const auto* source = x + (args.inverse ? patch_at : image_at);
+        auto* target = y + (args.inverse ? image_at : patch_at);
+        by_vectors(0, segment, [&](std::int64_t i, std::int64_t n) {
+          store_some(target + i, load_some(source + i, n), n);
         });
+      }
+    });
   });
 }
 

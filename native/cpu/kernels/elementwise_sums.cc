@@ -5,10 +5,6 @@
 // block is contiguous and is summed by lanes.
 #include <cstdint>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "cpu/kernels/cpu_kernels.h"
 
 #include "cpu/kernels/isa.h"
@@ -70,30 +66,23 @@ void CpuKernels::run(const SumMiddle& args) {
 
     const std::int64_t tasks = outer * strips;
     if (blocks <= 1 || tasks >= 4 * pool.threads()) {
-      pool.parallel_for(tasks, row_grain(middle * smaller(inner, kStrip)),
-                        [&](std::int64_t begin, std::int64_t end, int) {
-                          for (std::int64_t task = begin; task < end; ++task) {
-                            float totals[kStrip] = {}, sums[kStrip];
-                            for (std::int64_t block = 0; block < blocks; ++block) {
-                              sum_block(task / strips, block, task % strips, block == 0 ? totals : sums);
-                              for (std::int64_t i = 0; block > 0 && i < smaller(kStrip, inner); ++i)
-                                totals[i] += sums[i];
-                            }
-                            write(task / strips, task % strips, totals);
-                          }
-                        });
+      for_rows(pool, tasks, middle * smaller(inner, kStrip), [&](std::int64_t task, int) {
+        float totals[kStrip] = {}, sums[kStrip];
+        for (std::int64_t block = 0; block < blocks; ++block) {
+          sum_block(task / strips, block, task % strips, block == 0 ? totals : sums);
+          for (std::int64_t i = 0; block > 0 && i < smaller(kStrip, inner); ++i) totals[i] += sums[i];
+        }
+        write(task / strips, task % strips, totals);
+      });
       return;
     }
     // Few long sums: first those of all blocks, then their totals.
     Arena::Frame frame(scratch.stream());
     float* partial = scratch.stream().take<float>(tasks * blocks * kStrip);
-    pool.parallel_for(tasks * blocks, row_grain(kBlockRows * smaller(inner, kStrip)),
-                      [&](std::int64_t begin, std::int64_t end, int) {
-                        for (std::int64_t part = begin; part < end; ++part) {
-                          const std::int64_t task = part / blocks;
-                          sum_block(task / strips, part % blocks, task % strips, partial + part * kStrip);
-                        }
-                      });
+    for_rows(pool, tasks * blocks, kBlockRows * smaller(inner, kStrip), [&](std::int64_t part, int) {
+      const std::int64_t task = part / blocks;
+      sum_block(task / strips, part % blocks, task % strips, partial + part * kStrip);
+    });
     for (std::int64_t task = 0; task < tasks; ++task) {
       float* totals = partial + task * blocks * kStrip;
       const std::int64_t width = smaller(kStrip, inner - task % strips * kStrip);

@@ -7,10 +7,6 @@
 // A row is read twice; nothing but the loss is kept for the backward, which makes the softmax again.
 #include <cstdint>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "cpu/kernels/cpu_kernels.h"
 
 #include "cpu/kernels/isa.h"
@@ -82,17 +78,15 @@ void CpuKernels::run(const CrossEntropyForward& args) {
   const std::int64_t classes = args.classes;
   const float smoothing = static_cast<float>(args.smoothing);
   with_float_type(args.logits.dtype, [&](auto type) {
-    pool.parallel_for(args.rows, row_grain(4 * classes), [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t row = begin; row < end; ++row) {
-        const auto* x = args.logits.as<const decltype(type)>() + row * classes;
-        const std::int64_t label = args.labels.as<std::int32_t>()[row];
-        float loss = __builtin_nanf("");
-        if (label >= 0 && label < classes) {
-          loss = args.kind == CrossEntropyKind::kSoftmax ? softmax_loss(x, classes, label, smoothing)
-                                                         : sigmoid_loss(x, classes, label, smoothing);
-        }
-        args.losses.as<float>()[row] = loss;
+    for_rows(pool, args.rows, 4 * classes, [&](std::int64_t row, int) {
+      const auto* x = args.logits.as<const decltype(type)>() + row * classes;
+      const std::int64_t label = args.labels.as<std::int32_t>()[row];
+      float loss = __builtin_nanf("");
+      if (label >= 0 && label < classes) {
+        loss = args.kind == CrossEntropyKind::kSoftmax ? softmax_loss(x, classes, label, smoothing)
+                                                       : sigmoid_loss(x, classes, label, smoothing);
       }
+      args.losses.as<float>()[row] = loss;
     });
   });
 }
@@ -103,24 +97,22 @@ void CpuKernels::run(const CrossEntropyBackward& args) {
   const float off_target = smoothing / static_cast<float>(classes);
   with_float_types(args.logits.dtype, args.dlogits.dtype, [&](auto x_type, auto dx_type) {
     using Dx = decltype(dx_type);
-    pool.parallel_for(args.rows, row_grain(4 * classes), [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t row = begin; row < end; ++row) {
-        const auto* x = args.logits.as<const decltype(x_type)>() + row * classes;
-        Dx* dx = args.dlogits.as<Dx>() + row * classes;
-        const std::int64_t label = args.labels.as<std::int32_t>()[row];
-        const bool is_valid = label >= 0 && label < classes;
-        const float dloss = is_valid ? args.dlosses.as<float>()[row] : __builtin_nanf("");
-        const bool is_softmax = args.kind == CrossEntropyKind::kSoftmax;
-        const float top = is_softmax ? largest_of(x, classes) : 0;
-        const float factor = is_softmax ? 1.0f / sum_of_exponentials(x, classes, top) : 0;
-        const auto probability = [&](Vec v) { return is_softmax ? exp(v - top) * factor : sigmoid(v); };
-        by_vectors(0, classes, [&](std::int64_t i, std::int64_t n) {
-          store_some(dx + i, dloss * (probability(load_some(x + i, n)) - off_target), n);
-        });
-        if (is_valid) {
-          const float at_label = probability(splat(to_float(x[label])))[0];
-          dx[label] = from_float<Dx>(dloss * (at_label - off_target - (1 - smoothing)));
-        }
+    for_rows(pool, args.rows, 4 * classes, [&](std::int64_t row, int) {
+      const auto* x = args.logits.as<const decltype(x_type)>() + row * classes;
+      Dx* dx = args.dlogits.as<Dx>() + row * classes;
+      const std::int64_t label = args.labels.as<std::int32_t>()[row];
+      const bool is_valid = label >= 0 && label < classes;
+      const float dloss = is_valid ? args.dlosses.as<float>()[row] : __builtin_nanf("");
+      const bool is_softmax = args.kind == CrossEntropyKind::kSoftmax;
+      const float top = is_softmax ? largest_of(x, classes) : 0;
+      const float factor = is_softmax ? 1.0f / sum_of_exponentials(x, classes, top) : 0;
+      const auto probability = [&](Vec v) { return is_softmax ? exp(v - top) * factor : sigmoid(v); };
+      by_vectors(0, classes, [&](std::int64_t i, std::int64_t n) {
+        store_some(dx + i, dloss * (probability(load_some(x + i, n)) - off_target), n);
+      });
+      if (is_valid) {
+        const float at_label = probability(splat(to_float(x[label])))[0];
+        dx[label] = from_float<Dx>(dloss * (at_label - off_target - (1 - smoothing)));
       }
     });
   });
@@ -129,15 +121,13 @@ void CpuKernels::run(const CrossEntropyBackward& args) {
 void CpuKernels::run(const ArgMax& args) {
   const std::int64_t columns = args.columns;
   with_float_type(args.x.dtype, [&](auto type) {
-    pool.parallel_for(args.rows, row_grain(columns), [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t row = begin; row < end; ++row) {
-        const auto* x = args.x.as<const decltype(type)>() + row * columns;
-        const float top = largest_of(x, columns);
-        std::int64_t index = 0;
-        while (index < columns && !(to_float(x[index]) == top)) ++index;
-        // Nothing equals -infinity where all are NaN: the first then.
-        args.y.as<std::int32_t>()[row] = static_cast<std::int32_t>(index < columns ? index : 0);
-      }
+    for_rows(pool, args.rows, columns, [&](std::int64_t row, int) {
+      const auto* x = args.x.as<const decltype(type)>() + row * columns;
+      const float top = largest_of(x, columns);
+      std::int64_t index = 0;
+      while (index < columns && !(to_float(x[index]) == top)) ++index;
+      // Nothing equals -infinity where all are NaN: the first then.
+      args.y.as<std::int32_t>()[row] = static_cast<std::int32_t>(index < columns ? index : 0);
     });
   });
 }

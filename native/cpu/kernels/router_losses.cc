@@ -7,10 +7,6 @@
 // and then one pass over the tokens.
 #include <cstdint>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "cpu/kernels/cpu_kernels.h"
 
 #include "cpu/kernels/isa.h"
@@ -104,21 +100,17 @@ double* sums_of_groups(ThreadPool& pool, Scratch& scratch, const Loss& loss, std
   double* sums = scratch.stream().take<double>(groups * width);
   Arena::Frame frame(scratch.stream());
   float* partial = scratch.stream().take<float>(groups * blocks * width);
-  pool.parallel_for(groups * blocks, larger<std::int64_t>(1, row_grain(4 * loss.experts) / kBlockTokens),
-                    [&](std::int64_t begin, std::int64_t end, int worker) {
-                      Arena& arena = scratch.worker(worker);
-                      Arena::Frame worker_frame(arena);
-                      std::int32_t* best = arena.take<std::int32_t>(larger<std::int64_t>(1, loss.k));
-                      for (std::int64_t block = begin; block < end; ++block) {
-                        float* block_sums = partial + block * width;
-                        for (std::int64_t i = 0; i < width; ++i) block_sums[i] = 0;
-                        const std::int64_t group = block / blocks, first = block % blocks * kBlockTokens;
-                        for (std::int64_t token = first; token < smaller(loss.tokens, first + kBlockTokens);
-                             ++token) {
-                          add_token(loss, group * loss.tokens + token, best, block_sums);
-                        }
-                      }
-                    });
+  for_rows(pool, groups * blocks, kBlockTokens * (4 * loss.experts), [&](std::int64_t block, int worker) {
+    Arena& arena = scratch.worker(worker);
+    Arena::Frame worker_frame(arena);
+    std::int32_t* best = arena.take<std::int32_t>(larger<std::int64_t>(1, loss.k));
+    float* block_sums = partial + block * width;
+    for (std::int64_t i = 0; i < width; ++i) block_sums[i] = 0;
+    const std::int64_t group = block / blocks, first = block % blocks * kBlockTokens;
+    for (std::int64_t token = first; token < smaller(loss.tokens, first + kBlockTokens); ++token) {
+      add_token(loss, group * loss.tokens + token, best, block_sums);
+    }
+  });
   for (std::int64_t group = 0; group < groups; ++group) {
     for (std::int64_t i = 0; i < width; ++i) {
       double sum = 0;
@@ -198,40 +190,37 @@ void CpuKernels::run(const RouterLossBackward& args) {
     }
   }
 
-  pool.parallel_for(
-      groups * loss.tokens, row_grain(4 * experts), [&](std::int64_t begin, std::int64_t end, int worker) {
-        Arena& arena = scratch.worker(worker);
-        Arena::Frame worker_frame(arena);
-        std::int32_t* best = arena.take<std::int32_t>(larger<std::int64_t>(1, loss.k));
-        for (std::int64_t token = begin; token < end; ++token) {
-          const std::int64_t group = token / loss.tokens;
-          const float *a = loss.row(loss.a, token), *group_slope = slope + group * experts;
-          float* da = args.da.as<float>() + token * experts;
-          if (loss.kind == RouterLoss::kZ) {
-            // d lse^2 / da = 2 lse softmax(a).
-            const float lse = log_sum_exp(a, experts);
-            const float factor =
-                static_cast<float>(2 * static_cast<double>(args.dlosses.as<float>()[group]) / tokens) * lse;
-            by_vectors(0, experts, [&](std::int64_t i, std::int64_t n) {
-              store_some(da + i, factor * exp(load_some(a + i, n) - lse), n);
-            });
-          } else if (loss.kind == RouterLoss::kLoad) {
-            const std::int32_t index = threshold_index(loss, token, best);
-            const float threshold = loss.row(loss.b, token)[index], inverse_sigma = 1.0f / loss.sigma;
-            const float moved = sum_of(experts, [&](std::int64_t i, std::int64_t n) {
-              const Vec z = (load_some(a + i, n) - threshold) * inverse_sigma;
-              const Vec derivative = load_some(group_slope + i, n) * normal_pdf(z) * inverse_sigma;
-              store_some(da + i, derivative, n);
-              return derivative;
-            });
-            da[index] -= moved;  // the threshold moves with its own logit
-          } else {
-            by_vectors(0, experts, [&](std::int64_t i, std::int64_t n) {
-              store_some(da + i, load_some(group_slope + i, n), n);
-            });
-          }
-        }
+  for_rows(pool, groups * loss.tokens, 4 * experts, [&](std::int64_t token, int worker) {
+    Arena& arena = scratch.worker(worker);
+    Arena::Frame worker_frame(arena);
+    std::int32_t* best = arena.take<std::int32_t>(larger<std::int64_t>(1, loss.k));
+    const std::int64_t group = token / loss.tokens;
+    const float *a = loss.row(loss.a, token), *group_slope = slope + group * experts;
+    float* da = args.da.as<float>() + token * experts;
+    if (loss.kind == RouterLoss::kZ) {
+      // d lse^2 / da = 2 lse softmax(a).
+      const float lse = log_sum_exp(a, experts);
+      const float factor =
+          static_cast<float>(2 * static_cast<double>(args.dlosses.as<float>()[group]) / tokens) * lse;
+      by_vectors(0, experts, [&](std::int64_t i, std::int64_t n) {
+        store_some(da + i, factor * exp(load_some(a + i, n) - lse), n);
       });
+    } else if (loss.kind == RouterLoss::kLoad) {
+      const std::int32_t index = threshold_index(loss, token, best);
+      const float threshold = loss.row(loss.b, token)[index], inverse_sigma = 1.0f / loss.sigma;
+      const float moved = sum_of(experts, [&](std::int64_t i, std::int64_t n) {
+        const Vec z = (load_some(a + i, n) - threshold) * inverse_sigma;
+        const Vec derivative = load_some(group_slope + i, n) * normal_pdf(z) * inverse_sigma;
+        store_some(da + i, derivative, n);
+        return derivative;
+      });
+      da[index] -= moved;  // the threshold moves with its own logit
+    } else {
+      by_vectors(0, experts, [&](std::int64_t i, std::int64_t n) {
+        store_some(da + i, load_some(group_slope + i, n), n);
+      });
+    }
+  });
 }
 
 }  // namespace softmoe::cpu::SOFTMOE_ISA

@@ -20,18 +20,22 @@ inline std::uint64_t order_key(double value) {
   return bits >> 63 ? ~bits : bits | std::uint64_t{1} << 63;
 }
 
-// Indices of the k largest of `count` values, best first. Insertion: cheap while k is small, since most
-// values are turned down by one comparison.
-inline void top_k(const float* values, std::int64_t count, std::int64_t k, std::int32_t* indices) {
+// Indices of the k largest of key_at(0) … key_at(count - 1), best first. Insertion: cheap while k is small,
+// since most keys are turned down by one comparison.
+template <class KeyAt>
+inline void top_k_by(std::int64_t count, std::int64_t k, std::int32_t* indices, const KeyAt& key_at) {
   std::int64_t held = 0;
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::uint32_t key = order_key(values[i]);
-    if (held == k && key <= order_key(values[indices[k - 1]])) continue;
+    const std::uint32_t key = key_at(i);
+    if (held == k && key <= key_at(indices[k - 1])) continue;
     std::int64_t place = held < k ? held++ : k - 1;
-    for (; place > 0 && key > order_key(values[indices[place - 1]]); --place)
-      indices[place] = indices[place - 1];
+    for (; place > 0 && key > key_at(indices[place - 1]); --place) indices[place] = indices[place - 1];
     indices[place] = static_cast<std::int32_t>(i);
   }
+}
+
+inline void top_k(const float* values, std::int64_t count, std::int64_t k, std::int32_t* indices) {
+  top_k_by(count, k, indices, [values](std::int64_t i) { return order_key(values[i]); });
 }
 
 // Indices, ascending, of the k largest of `count` keys, k <= count. Finds the k-th largest key digit by

@@ -9,10 +9,6 @@
 // float64 throughout, as the steps of Adam are close to signs of the gradient and would magnify rounding.
 #include <cstdint>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "cpu/kernels/cpu_kernels.h"
 
 #include "cpu/kernels/isa.h"
@@ -75,11 +71,8 @@ void update_column(const SemiDual& problem, std::int64_t column, Arena& arena) {
 }
 
 void update_plan(ThreadPool& pool, Scratch& scratch, const SemiDual& problem) {
-  pool.parallel_for(problem.columns, row_grain(8 * problem.rows),
-                    [&](std::int64_t begin, std::int64_t end, int worker) {
-                      for (std::int64_t column = begin; column < end; ++column)
-                        update_column(problem, column, scratch.worker(worker));
-                    });
+  for_rows(pool, problem.columns, 8 * problem.rows,
+           [&](std::int64_t column, int worker) { update_column(problem, column, scratch.worker(worker)); });
 }
 
 // Returns the Euclidean norm of the gradient.

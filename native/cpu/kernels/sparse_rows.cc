@@ -2,10 +2,6 @@
 // - 1, by buffer position. The token side lists the rows of each token in ascending order.
 #include <cstdint>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "cpu/kernels/cpu_kernels.h"
 
 #include "cpu/kernels/isa.h"
@@ -48,7 +44,6 @@ void CpuKernels::run(const RowsFromTokensChoice& args) {
   // first_row[group][expert]: first the number of rows there, then the first of them.
   std::int32_t* first_row = scratch.stream().take<std::int32_t>(groups * experts);
   std::int32_t* group_rows = scratch.stream().take<std::int32_t>(groups + 1);
-
   const std::int64_t grain = row_grain(4 * tokens * k);
   pool.parallel_for(groups, grain, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t group = begin; group < end; ++group) {
@@ -106,25 +101,24 @@ void CpuKernels::run(const RowsFromExpertsChoice& args) {
   for (std::int64_t e = 0; e <= experts; ++e) {
     args.lists.expert_offsets.as<std::int32_t>()[e] = static_cast<std::int32_t>(e * groups * capacity);
   }
-  pool.parallel_for(groups, row_grain(4 * group_rows), [&](std::int64_t begin, std::int64_t end, int worker) {
+  for_rows(pool, groups, 4 * group_rows, [&](std::int64_t group, int worker) {
     Arena& arena = scratch.worker(worker);
     Arena::Frame frame(arena);
     std::int32_t* next = arena.take<std::int32_t>(tokens);  // place of the token's next row
-    for (std::int64_t group = begin; group < end; ++group) {
-      const std::int32_t* chosen = args.token.as<std::int32_t>() + group * group_rows;
-      for (std::int64_t token = 0; token < tokens; ++token) next[token] = 0;
-      for (std::int64_t i = 0; i < group_rows; ++i) ++next[chosen[i]];
-      auto at = static_cast<std::int32_t>(group * group_rows);
-      for (std::int64_t token = 0; token < tokens; ++token) {
-        const std::int32_t count = next[token];
-        token_offsets[group * tokens + token] = next[token] = at;
-        at += count;
-      }
-      for (std::int64_t i = 0; i < group_rows; ++i) {
-        const std::int64_t row = (i / capacity * groups + group) * capacity + i % capacity;
-        row_token[row] = static_cast<std::int32_t>(group * tokens + chosen[i]);
-        token_rows[next[chosen[i]]++] = static_cast<std::int32_t>(row);
-      }
+
+    const std::int32_t* chosen = args.token.as<std::int32_t>() + group * group_rows;
+    for (std::int64_t token = 0; token < tokens; ++token) next[token] = 0;
+    for (std::int64_t i = 0; i < group_rows; ++i) ++next[chosen[i]];
+    auto at = static_cast<std::int32_t>(group * group_rows);
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      const std::int32_t count = next[token];
+      token_offsets[group * tokens + token] = next[token] = at;
+      at += count;
+    }
+    for (std::int64_t i = 0; i < group_rows; ++i) {
+      const std::int64_t row = (i / capacity * groups + group) * capacity + i % capacity;
+      row_token[row] = static_cast<std::int32_t>(group * tokens + chosen[i]);
+      token_rows[next[chosen[i]]++] = static_cast<std::int32_t>(row);
     }
   });
   token_offsets[groups * tokens] = static_cast<std::int32_t>(groups * group_rows);
@@ -152,10 +146,10 @@ void CpuKernels::run(const GatherGatesBackward& args) {
                      *token = args.lists.row_token.as<std::int32_t>();
   const float* drow_gate = args.drow_gate.as<float>();
   float* dgates = args.dgates.as<float>();
-  pool.parallel_for(args.shape.groups * args.shape.tokens * experts, kElementGrain,
-                    [&](std::int64_t begin, std::int64_t end, int) {
-                      for (std::int64_t i = begin; i < end; ++i) dgates[i] = 0;
-                    });
+  const std::int64_t count = args.shape.groups * args.shape.tokens * experts;
+  pool.parallel_for(count, kElementGrain, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; ++i) dgates[i] = 0;
+  });
   // No two rows have both the token and the expert in common.
   pool.parallel_for(offsets[experts], kElementGrain, [&](std::int64_t begin, std::int64_t end, int) {
     for_rows_of_experts(offsets, begin, end, [&](std::int64_t row, std::int64_t e) {

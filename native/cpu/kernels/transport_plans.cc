@@ -8,10 +8,6 @@
 // domain. Sums over tokens go by blocks of kBlockTokens, then over the blocks in ascending order.
 #include <cstdint>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "cpu/kernels/cpu_kernels.h"
 
 #include "cpu/kernels/isa.h"
@@ -89,19 +85,15 @@ void sinkhorn(ThreadPool& pool, const Transport& t, std::int64_t iterations) {
   for (std::int64_t s = 0; s < t.tokens; ++s) t.f[s] = 0;
   for (std::int64_t e = 0; e < t.experts; ++e) t.column_sums[e] = 0;
   for (std::int64_t iteration = 0; iteration < iterations; ++iteration) {
-    pool.parallel_for(t.experts, row_grain(16 * t.tokens), [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t e = begin; e < end; ++e) {
-        if (t.column_sums[e] < kSmallestColumn) {
-          t.g[e] = column_potential(t, e);
-        } else {
-          t.g[e] += log_share - logarithm_of(t.column_sums[e]);
-        }
+    for_rows(pool, t.experts, 16 * t.tokens, [&](std::int64_t e, int) {
+      if (t.column_sums[e] < kSmallestColumn) {
+        t.g[e] = column_potential(t, e);
+      } else {
+        t.g[e] += log_share - logarithm_of(t.column_sums[e]);
       }
     });
-    pool.parallel_for(blocks, larger<std::int64_t>(1, row_grain(8 * t.experts) / kBlockTokens),
-                      [&](std::int64_t begin, std::int64_t end, int) {
-                        for (std::int64_t block = begin; block < end; ++block) update_rows(t, block);
-                      });
+    for_rows(pool, blocks, kBlockTokens * (8 * t.experts),
+             [&](std::int64_t block, int) { update_rows(t, block); });
     for (std::int64_t e = 0; e < t.experts; ++e) t.column_sums[e] = 0;
     for (std::int64_t block = 0; block < blocks; ++block) {
       for (std::int64_t e = 0; e < t.experts; ++e) t.column_sums[e] += t.partial[block * t.experts + e];
@@ -190,47 +182,39 @@ void CpuKernels::run(const SinkhornPlanBackward& args) {
     double* row_w = arena.take<double>(tokens);  // W 1
     double* mu = arena.take<double>(experts);
     double* schur = arena.take<double>(free * free);
-    pool.parallel_for(tokens, row_grain(experts), [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t s = begin; s < end; ++s) {
-        double sum = 0, weighted = 0;
-        for (std::int64_t e = 0; e < experts; ++e) {
-          const double p = static_cast<double>(plan[s * experts + e]);
-          sum += p;
-          weighted += p * static_cast<double>(dplan[s * experts + e]);
-        }
-        inverse_a[s] = sum > 0 ? 1 / sum : 0;
-        row_w[s] = weighted;
+    for_rows(pool, tokens, experts, [&](std::int64_t s, int) {
+      double sum = 0, weighted = 0;
+      for (std::int64_t e = 0; e < experts; ++e) {
+        const double p = static_cast<double>(plan[s * experts + e]);
+        sum += p;
+        weighted += p * static_cast<double>(dplan[s * experts + e]);
       }
+      inverse_a[s] = sum > 0 ? 1 / sum : 0;
+      row_w[s] = weighted;
     });
-    pool.parallel_for(free, row_grain(tokens * free), [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t e = begin; e < end; ++e) {
-        double column = 0, right = 0;
-        double* row = schur + e * free;
-        for (std::int64_t i = 0; i < free; ++i) row[i] = 0;
-        for (std::int64_t s = 0; s < tokens; ++s) {
-          const double p = static_cast<double>(plan[s * experts + e]), scaled = p * inverse_a[s];
-          column += p;
-          right += p * static_cast<double>(dplan[s * experts + e]) - scaled * row_w[s];
-          for (std::int64_t i = 0; i < free; ++i)
-            row[i] -= scaled * static_cast<double>(plan[s * experts + i]);
-        }
-        row[e] += column;
-        mu[e] = right;
+    for_rows(pool, free, tokens * free, [&](std::int64_t e, int) {
+      double column = 0, right = 0;
+      double* row = schur + e * free;
+      for (std::int64_t i = 0; i < free; ++i) row[i] = 0;
+      for (std::int64_t s = 0; s < tokens; ++s) {
+        const double p = static_cast<double>(plan[s * experts + e]), scaled = p * inverse_a[s];
+        column += p;
+        right += p * static_cast<double>(dplan[s * experts + e]) - scaled * row_w[s];
+        for (std::int64_t i = 0; i < free; ++i) row[i] -= scaled * static_cast<double>(plan[s * experts + i]);
       }
+      row[e] += column;
+      mu[e] = right;
     });
     solve_in_place(schur, mu, free);
     mu[free] = 0;
-    pool.parallel_for(tokens, row_grain(experts), [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t s = begin; s < end; ++s) {
-        double lambda = row_w[s];
-        for (std::int64_t e = 0; e < experts; ++e)
-          lambda -= static_cast<double>(plan[s * experts + e]) * mu[e];
-        lambda *= inverse_a[s];
-        for (std::int64_t e = 0; e < experts; ++e) {
-          const std::int64_t i = s * experts + e;
-          dlogits[i] = static_cast<float>(static_cast<double>(plan[i]) *
-                                          (static_cast<double>(dplan[i]) - lambda - mu[e]));
-        }
+    for_rows(pool, tokens, experts, [&](std::int64_t s, int) {
+      double lambda = row_w[s];
+      for (std::int64_t e = 0; e < experts; ++e) lambda -= static_cast<double>(plan[s * experts + e]) * mu[e];
+      lambda *= inverse_a[s];
+      for (std::int64_t e = 0; e < experts; ++e) {
+        const std::int64_t i = s * experts + e;
+        dlogits[i] = static_cast<float>(static_cast<double>(plan[i]) *
+                                        (static_cast<double>(dplan[i]) - lambda - mu[e]));
       }
     });
   });
