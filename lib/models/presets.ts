@@ -1,6 +1,7 @@
 import { SoftMoEError } from '../core/errors.js'
 import { requireCount } from '../layers/module.js'
-import type { SparseRouterConfig, SparseRouterName } from '../routers/create-router.js'
+import type { SparseRouterConfig } from '../routers/create-router.js'
+import type { SparseRouterName } from '../routers/names.js'
 import { tokensChoice } from '../routers/tokens-choice.js'
 import { type MoEBlocks, tokenCount, type VisionTransformerConfig } from './config.js'
 
