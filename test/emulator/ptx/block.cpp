@@ -155,6 +155,10 @@ uint64_t Block::specialValue(Special which, const Warp& warp, int lane) const {
       return launch.sharedBytes;
     case Special::smid:
     case Special::gridid:
+    case Special::gridWorkspaceHigh:
+      return launch.gridWorkspace >> 32;
+    case Special::gridWorkspaceLow:
+      return launch.gridWorkspace & 0xffffffffu;
     case Special::zero:
     case Special::none:
       return 0;

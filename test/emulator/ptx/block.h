@@ -19,12 +19,14 @@ namespace ptxemu {
 class LaunchState {
  public:
   LaunchState(const Kernel& kernel, Memory::State& memory, const LaunchConfig& config);
+  ~LaunchState();
 
   const Kernel& kernel;
   const Program& program;
   Memory::State& memory;
   const LaunchConfig& config;
   const uint32_t sharedBytes;
+  uint64_t gridWorkspace = 0;  // what grid-wide barriers count in, of cooperative launches
   SegmentTable segments;
   GlobalSync globalSync;
   std::atomic<bool> stopped{false};

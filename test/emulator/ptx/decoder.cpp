@@ -310,7 +310,10 @@ Special specialByName(const std::string& name) {
       {"%clusterid.x", Special::ctaidX},
       {"%clusterid.y", Special::ctaidY},
       {"%clusterid.z", Special::ctaidZ},
-      {"%is_explicit_cluster", Special::zero}};
+      {"%is_explicit_cluster", Special::zero},
+      {"%envreg0", Special::zero},
+      {"%envreg1", Special::gridWorkspaceHigh},
+      {"%envreg2", Special::gridWorkspaceLow}};
   const auto found = names.find(name);
   return found == names.end() ? Special::none : found->second;
 }

@@ -1,6 +1,7 @@
 // A launch: host threads take blocks in order (or shuffled) and run them, usually one at a time. A block that
 // only polls gets company, so that blocks may wait for each other as long as those they wait for can start.
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 #include <random>
 #include <thread>
@@ -39,6 +40,14 @@ LaunchState::LaunchState(const Kernel& kernel, Memory::State& memory, const Laun
       sharedBytes(kernel.staticShared + config.dynamicShared),
       segments(memory.nextSegment) {
   instCounters_.resize(program.code.size());
+  if (!config.cooperative) return;
+  constexpr size_t kWorkspaceBytes = 64;
+  gridWorkspace = memory.allocate(kWorkspaceBytes, true, false);
+  std::memset(reinterpret_cast<void*>(gridWorkspace), 0, kWorkspaceBytes);
+}
+
+LaunchState::~LaunchState() {
+  if (gridWorkspace) memory.free(gridWorkspace);
 }
 
 void LaunchState::report(const char* kind, const Inst& inst, const Dim3& block, int warp, int lane,

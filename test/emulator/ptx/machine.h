@@ -111,6 +111,8 @@ enum class Special : uint8_t {
   totalShared,
   clusterOne,
   zero,
+  gridWorkspaceHigh,
+  gridWorkspaceLow,
   none
 };
 

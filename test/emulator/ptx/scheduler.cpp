@@ -388,10 +388,13 @@ Block::Status Block::run() {
       Warp& warp = warps[id];
       if (!warp.alive || !hasReadyGroup(warp)) continue;
       anyRan = true;
+      const uint64_t before = executed_;
+      warp.pollsBarrier = false;
       if (warp.checking)
         runWarp<true>(warp);
       else
         runWarp<false>(warp);
+      onlyPolls &= warp.pollsBarrier && executed_ - before < kLongestPoll;
       if (launch.stopped.load(std::memory_order_relaxed)) return Status::finished;
     }
     idleRounds_ = onlyPolls ? idleRounds_ + 1 : 0;
