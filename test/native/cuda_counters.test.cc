@@ -83,6 +83,17 @@ void run_layer(DType dtype) {
   router.dlogits = dlogits.buffer(), router.dx = dx.buffer(), router.dphi = dphi.buffer();
   router.dscale = dscale.buffer(), router.accumulate_dx = true;
   kernels.run(router);
+
+  // FNV-1a over the bits of everything that was made.
+  std::uint64_t hash = 14695981039346656037u;
+  for (const Values* values : {&logits, &dispatch_lse, &combine_lse, &xs, &pre, &ys, &y, &dys, &dxs, &dw1,
+                               &db1, &dw2, &db2, &dlogits, &dx, &dphi, &dscale}) {
+    const Buffer buffer = values->buffer();
+    for (std::size_t i = 0; i < static_cast<std::size_t>(values->count()) * size_of(buffer.dtype); ++i) {
+      hash = (hash ^ buffer.as<const unsigned char>()[i]) * 1099511628211u;
+    }
+  }
+  std::printf("bits %016llx\n", static_cast<unsigned long long>(hash));
 }
 
 TEST(cuda_counted_layer) {
@@ -133,6 +144,36 @@ void check_counters(const std::string& dtype) {
   const double minimum = experts * (2 * dim * hidden + rows * (dim + hidden)) * size;
   const Context context("weights " + std::to_string(weights_read) + " of " + std::to_string(minimum));
   CHECK(weights_read <= 1.15 * minimum);
+}
+
+std::string bits_of_layer(const std::string& environment) {
+  std::array<char, 4096> path{};
+  CHECK(::readlink("/proc/self/exe", path.data(), path.size() - 1) > 0);
+  const std::string command = "env " + environment + " " + path.data() + " cuda_counted_layer 2>&1";
+  FILE* pipe = ::popen(command.c_str(), "r");
+  CHECK(pipe != nullptr);
+  std::string bits = "none";
+  std::array<char, 4096> line{};
+  while (std::fgets(line.data(), line.size(), pipe)) {
+    if (std::string(line.data()).rfind("bits ", 0) == 0) bits = line.data();
+  }
+  CHECK_EQUAL(::pclose(pipe), 0);
+  return bits;
+}
+
+// Neither the order of blocks and warps nor the tiles that suit another number of multiprocessors change a
+// bit.
+TEST(cuda_results_do_not_depend_on_the_order_of_blocks_or_the_size_of_the_gpu) {
+  if (!tests_cuda()) return;
+  for (const char* dtype : {"bfloat16", "float32"}) {
+    const std::string layer = std::string("SOFTMOE_TEST_COUNTED_LAYER=") + dtype;
+    const std::string first = bits_of_layer(layer);
+    CHECK(first.rfind("bits ", 0) == 0);
+    for (const char* other : {"SOFTMOE_EMULATOR_SEED=1", "SOFTMOE_EMULATOR_SEED=2", "SOFTMOE_EMULATOR_SEED=3",
+                              "SOFTMOE_EMULATOR_SEED=4 SOFTMOE_EMULATOR_MULTIPROCESSORS=1"}) {
+      CHECK_EQUAL(bits_of_layer(layer + " " + other), first);
+    }
+  }
 }
 
 TEST(cuda_kernels_use_memory_well) {
