@@ -17,10 +17,6 @@
   X(NormalizeSelectedBackward)       \
   X(CombineRows)                     \
   X(CombineRowsBackward)             \
-  X(RouterLossForward)               \
-  X(RouterLossBackward)              \
-  X(SinkhornPlan)                    \
-  X(SinkhornPlanBackward)            \
   X(SparsePlan)
 
 namespace softmoe::cuda {

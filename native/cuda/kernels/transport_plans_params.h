@@ -1,0 +1,27 @@
+// Arguments of the kernels in transport_plans.cu.
+#pragma once
+
+#include <cstdint>
+
+namespace softmoe::cuda {
+
+struct Sinkhorn {
+  const float* logits;
+  float* plan;
+  float* f;  // [groups, tokens]
+  float* g;  // [groups, experts]
+  std::int32_t tokens, experts, iterations;
+};
+
+struct SinkhornGradient {
+  const float* plan;
+  const float* dplan;
+  float* dlogits;
+  double* inverse_rows;  // [groups, tokens]: 1 / row sums of the plan
+  double* row_products;  // [groups, tokens]: row sums of plan * dplan
+  double* mu;            // [groups, experts]
+  double* schur;         // [groups, experts - 1, experts - 1]
+  std::int32_t tokens, experts;
+};
+
+}  // namespace softmoe::cuda
