@@ -19,4 +19,7 @@ if (!fs.existsSync(path.join(build, 'CMakeCache.txt'))) {
 }
 const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(os.availableParallelism())
 run('cmake', ['--build', build, '--target', 'softmoe_native_tests', '--parallel', jobs])
+if (process.platform === 'linux' && process.arch === 'x64') {
+  run('sh', [path.join(root, 'test', 'native', 'check-isa-objects.sh'), build])
+}
 run(path.join(build, 'softmoe_native_tests'), process.argv.slice(2))
