@@ -16,9 +16,8 @@
 namespace softmoe::cpu {
 namespace {
 
-// How often a thread looks for work before it sleeps. One look is a pause instruction and a load, 10 to 50
-// ns: long enough to bridge the gap between the kernels of one pass, short enough to leave an idle core
-// alone.
+// How often a thread looks for work before it sleeps: long enough to bridge the gap between the kernels of
+// one pass, short enough to leave an idle core alone.
 constexpr int kSpins = 800;
 
 inline void pause_core() {
@@ -183,7 +182,9 @@ void ThreadPool::wake(int helpers) {
   // Both sides use sequentially consistent order: either this load sees the sleeper, or the sleeper sees the
   // loop.
   if (sleeping_.load() == 0) return;
-  { const std::lock_guard<std::mutex> lock(sleep_mutex_); }
+  {
+    const std::lock_guard<std::mutex> lock(sleep_mutex_);
+  }
   if (helpers == 1) {
     work_arrived_.notify_one();
   } else {
@@ -218,7 +219,9 @@ bool ThreadPool::try_join(std::uint32_t& last_loop, int& worker) {
 void ThreadPool::leave() {
   const std::uint64_t before = state_.fetch_sub(kOneInside);
   if (inside(before) == 1 && caller_sleeps_.load()) {
-    { const std::lock_guard<std::mutex> lock(end_mutex_); }
+    {
+      const std::lock_guard<std::mutex> lock(end_mutex_);
+    }
     helpers_left_.notify_all();
   }
 }
