@@ -110,8 +110,14 @@ export type {
   SamplePrediction,
   SoftRouterPicture,
 } from './training/evaluation.js'
+export { evaluateRun } from './training/evaluate-run.js'
+export type { EvaluateRunOptions, RunEvaluation } from './training/evaluate-run.js'
+export { fewShotAccuracy } from './training/few-shot.js'
+export type { FewShotOptions } from './training/few-shot.js'
 export { train } from './training/fit.js'
 export type { RunStart, TrainHooks, TrainResult } from './training/fit.js'
+export { loadModel } from './training/load-model.js'
+export type { TrainedModel } from './training/load-model.js'
 export { MetricsWriter, readMetrics } from './training/metrics.js'
 export type {
   EvalRecord,
@@ -121,6 +127,8 @@ export type {
   TrainRecord,
 } from './training/metrics.js'
 export type { ModelChoice, ModelOptions, RouterChoice } from './training/model-choice.js'
+export { classifyFiles, classifyPictures } from './training/predict.js'
+export type { ClassProbability } from './training/predict.js'
 export { writeReport } from './training/report.js'
 export { SafetensorsFile, writeSafetensors } from './training/safetensors.js'
 export type {

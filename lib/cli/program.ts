@@ -9,7 +9,14 @@ import { ROUTER_NAMES } from '../routers/names.js'
 import { applyConfigFile } from './config-file.js'
 import { diagnose, formatDiagnosis, isHealthy } from './doctor.js'
 import { runTraining } from './train.js'
-import { trainCommand } from './training-options.js'
+import {
+  evalCommand,
+  predictCommand,
+  trainCommand,
+  type EvalCommandOptions,
+  type PredictCommandOptions,
+} from './training-options.js'
+import { runEvaluation, runPrediction } from './use-model.js'
 import { nonEmpty } from './values.js'
 
 /** Where output goes; replaced in tests. */
@@ -35,6 +42,16 @@ Examples:
   softmoe train --data ~/cifar-10-batches-bin --model S/4 --experts 32 --epochs 30
   softmoe train --resume`
 
+const EVAL_EXAMPLES = `
+Examples:
+  softmoe eval runs/latest
+  softmoe eval runs/latest --few-shot 10
+  softmoe eval runs/latest/checkpoints/step-00001240.safetensors --data ~/fashion-mnist --json`
+
+const PREDICT_EXAMPLES = `
+Example:
+  softmoe predict runs/latest shoe.png bag.png --top 2`
+
 const REPORT_EXAMPLES = `
 Examples:
   softmoe report runs/latest
@@ -50,6 +67,18 @@ export function createProgram(terminal: Terminal): Command {
   const train = trainCommand(['soft', 'dense', ...ROUTER_NAMES.filter((name) => name !== 'soft')])
   train.addHelpText('after', TRAIN_EXAMPLES).action(() => runTraining(train, terminal))
   program.addCommand(train)
+  program.addCommand(
+    evalCommand()
+      .addHelpText('after', EVAL_EXAMPLES)
+      .action((run: string, options: EvalCommandOptions) => runEvaluation(run, options, terminal)),
+  )
+  program.addCommand(
+    predictCommand()
+      .addHelpText('after', PREDICT_EXAMPLES)
+      .action((run: string, images: string[], options: PredictCommandOptions) =>
+        runPrediction(run, images, options, terminal),
+      ),
+  )
   program
     .command('report')
     .description('draw training runs as one HTML page; several runs are compared')

@@ -23,6 +23,8 @@ export const FASHION_MNIST_CLASSES: readonly string[] = [
 ]
 /** Where Debian's package `dataset-fashion-mnist` puts the 70,000 images. */
 const DEBIAN_FOLDER = '/usr/share/datasets/fashion-mnist'
+/** Name of the data set that ships with the package. */
+export const EMBEDDED_DATASET = 'fashion-mnist-10k'
 const EMBEDDED_TRAIN_IMAGES = 8000
 
 /**
@@ -34,7 +36,7 @@ export async function readEmbeddedFashionMnist(): Promise<DatasetSplit> {
   const all = await readIdxPair(
     join(folder, 't10k-images-idx3-ubyte.gz'),
     join(folder, 't10k-labels-idx1-ubyte.gz'),
-    { name: 'fashion-mnist-10k', classNames: FASHION_MNIST_CLASSES },
+    { name: EMBEDDED_DATASET, classNames: FASHION_MNIST_CLASSES },
   )
   return {
     train: sliceDataset(all, 0, EMBEDDED_TRAIN_IMAGES),

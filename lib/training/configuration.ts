@@ -1,4 +1,5 @@
 /** What a run is told, and the configuration that follows from it: all that a run depends on, written beside its results. */
+import { resolve } from 'node:path'
 import type { Device, DeviceKind } from '../core/device.js'
 import type { FloatDType } from '../core/dtype.js'
 import { SoftMoEError } from '../core/errors.js'
@@ -6,6 +7,7 @@ import type { AugmentOptions } from '../data/augment.js'
 import { stepsPerEpoch } from '../data/batch.js'
 import { channelStatistics, type ChannelStatistics, type DatasetSplit } from '../data/dataset.js'
 import type { VisionTransformerConfig } from '../models/config.js'
+import { EMBEDDED_DATA } from './data-choice.js'
 import { DEFAULTS } from './defaults.js'
 import { chooseModel, type ModelChoice } from './model-choice.js'
 
@@ -125,6 +127,11 @@ function totalSteps({ steps, epochs }: TrainOptions, trainImages: number, batchS
   return Math.min(DEFAULTS.epochs * inEpoch, DEFAULTS.maxSteps)
 }
 
+/** Folders are kept absolute, so that the run can go on from elsewhere. */
+function dataPath(data: string): string {
+  return data === EMBEDDED_DATA ? data : resolve(data)
+}
+
 /** The configuration of a new run. @throws (rejects) `ERR_INVALID_ARGUMENT`, and what the model's file gives rise to */
 export async function configureRun(
   options: TrainOptions,
@@ -141,7 +148,7 @@ export async function configureRun(
   const steps = totalSteps(options, train.count, batchSize)
   return {
     dataset: train.name,
-    data: typeof options.data === 'string' ? options.data : null,
+    data: typeof options.data === 'string' ? dataPath(options.data) : null,
     trainImages: train.count,
     classNames: train.classNames,
     normalisation: channelStatistics(train),

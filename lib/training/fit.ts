@@ -5,7 +5,6 @@ import { RandomSource } from '../core/random-source.js'
 import { setDetectAnomaly } from '../core/tape.js'
 import type { DatasetSplit } from '../data/dataset.js'
 import { loadImages } from '../data/loader.js'
-import { openDataset } from '../data/open-dataset.js'
 import { VisionTransformer } from '../models/vision-transformer.js'
 import { AdamW } from '../optim/adamw.js'
 import { kernelDecay } from '../optim/rules.js'
@@ -20,6 +19,7 @@ import {
   type RunConfiguration,
   type TrainOptions,
 } from './configuration.js'
+import { openRunData } from './data-choice.js'
 import { DEFAULTS } from './defaults.js'
 import { evaluate, measureRouters, testModel, type TestResult } from './evaluate.js'
 import { writeEvaluation, type Evaluation } from './evaluation.js'
@@ -147,8 +147,9 @@ async function openData(
   resumeFrom: ResumePoint | undefined,
 ): Promise<DatasetSplit> {
   if (typeof data === 'object') return data
-  const folder = data ?? resumeFrom?.configuration.data ?? undefined
-  return folder === 'embedded' ? openDataset(undefined, { source: 'embedded' }) : openDataset(folder)
+  if (data !== undefined || resumeFrom === undefined) return openRunData(data)
+  const { configuration } = resumeFrom
+  return openRunData(configuration.data ?? undefined, configuration.dataset)
 }
 
 class Run {
