@@ -79,6 +79,8 @@ void Block::start(uint64_t linear) {
     warp.copiesIssued = 0;
     warp.committed.fill(0);
     warp.spin = 0;
+    warp.sincePoll = kNeverPolled;
+    warp.pollsBarrier = false;
     warp.yield = false;
     if (checks.definedness) {
       if (warp.tainted) std::memset(warp.shadows, 0, (program.rowBytes + 63) / 64 * 32);

@@ -96,7 +96,7 @@ class Block {
   void runWarp(Warp& warp);
   int pickGroup(Warp& warp) const;
   bool hasReadyGroup(const Warp& warp) const;
-  void checkGuard(Warp& warp, const Inst& inst, Mask mask, Mask& active);
+  void checkGuard(Warp& warp, const Inst& inst, Mask mask);
   // Both say whether the group may go on.
   bool arriveAtBarrier(Warp& warp, const Inst& inst, Mask mask);
   bool convergeWarp(Warp& warp, int32_t pc, Mask mask, Mask wanted);

@@ -255,7 +255,7 @@ void Decoder::address(const Operand& operand, Space space) {
   uint64_t address = place.address;
   if (space == Space::generic || space == Space::param) {
     inst.space = place.space;
-  } else if (space != place.space && !(space == Space::global && place.space == Space::constant)) {
+  } else if (space != place.space && !(space == Space::constant && place.space == Space::global)) {
     unsupported("'" + base.name + "' lies in another state space");
   }
   inst.address = sourceRow(context_.constantRow(address, 8));

@@ -168,6 +168,8 @@ struct InstCounters {
            bytes = 0;
 };
 
+constexpr uint64_t kNeverPolled = 1ull << 62;
+
 struct Warp {
   uint8_t* rows = nullptr;
   uint8_t* shadows = nullptr;
@@ -186,7 +188,8 @@ struct Warp {
   std::vector<AsyncCopy> copies;
   uint64_t copiesIssued = 0;
   std::array<uint32_t, kLanes> committed{};
-  uint64_t spin = 0;  // instructions since another group of this warp last ran
+  uint64_t sincePoll = kNeverPolled;  // instructions since it last polled an mbarrier in vain
+  uint64_t spin = 0;                  // instructions since another group of this warp last ran
 
   template <class T>
   T* row(uint32_t offset) {

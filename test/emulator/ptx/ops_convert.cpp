@@ -134,6 +134,17 @@ uint64_t writeFloat(const Conversion& c, double value) {
 }
 
 uint64_t integerToFloat(const Conversion& c, __int128 value) {
+  if (c.to == Number::f16 || c.to == Number::bf16) {
+    // Rounded once: what a double can't hold goes into a sticky last bit.
+    const bool negative = value < 0;
+    uint64_t magnitude = static_cast<uint64_t>(negative ? -value : value);
+    double scale = 1;
+    if (magnitude >> 53) {
+      magnitude = magnitude >> 11 | ((magnitude & 0x7ff) != 0);
+      scale = 0x1p11;
+    }
+    return writeFloat(c, static_cast<double>(magnitude) * (negative ? -scale : scale));
+  }
   // A 64-bit integer need not be exact as a double: round it in the wanted mode right away.
   const RoundingScope scope(c.rounding);
   volatile long long signedValue = static_cast<long long>(value);

@@ -65,13 +65,12 @@ Mask Block::sameMembers(Warp& warp, const Inst& inst, Mask mask) const {
 
 // Undefined guards: a branch, memory or warp-wide instruction takes effect, anything else just spreads the
 // doubt.
-void Block::checkGuard(Warp& warp, const Inst& inst, Mask mask, Mask& active) {
+void Block::checkGuard(Warp& warp, const Inst& inst, Mask mask) {
   const Mask doubtful = undefinedLanes(warp, inst.predicate) & mask;
   if (!doubtful) return;
   const bool spreads = inst.kind == Kind::plain && inst.category != Category::memory;
   if (!spreads)
     return reportUndefined(warp, inst, inst.predicate, mask, "decides whether this instruction runs");
-  (void)active;
   for (int i = 0; i < inst.destinations; i++) setShadow(warp, inst.op[i], 0xff, doubtful);
 }
 
@@ -114,7 +113,7 @@ void Block::runWarp(Warp& warp) {
         counter.lanes += static_cast<uint64_t>(__builtin_popcount(active));
         if (warp.tainted && active && inst.propagate && inst.kind != Kind::convergeHere)
           inst.propagate(warp, inst, active);
-        if (warp.tainted && inst.predicate != kNone) checkGuard(warp, inst, mask, active);
+        if (warp.tainted && inst.predicate != kNone) checkGuard(warp, inst, mask);
       }
       budget--;
       switch (inst.kind) {
@@ -394,7 +393,9 @@ Block::Status Block::run() {
         runWarp<true>(warp);
       else
         runWarp<false>(warp);
-      onlyPolls &= warp.pollsBarrier && executed_ - before < kLongestPoll;
+      // A short slice may end before the next poll.
+      warp.sincePoll = warp.pollsBarrier ? 0 : warp.sincePoll + (executed_ - before);
+      onlyPolls &= warp.sincePoll < kLongestPoll;
       if (launch.stopped.load(std::memory_order_relaxed)) return Status::finished;
     }
     idleRounds_ = onlyPolls ? idleRounds_ + 1 : 0;

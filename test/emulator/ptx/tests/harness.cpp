@@ -1,4 +1,4 @@
-#include "harness.h"
+#include "forms.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -93,6 +93,12 @@ int main(int argc, char** argv) {
       test.body();
     } catch (const std::exception& error) {
       check(false, std::string("threw: ") + error.what());
+    }
+  }
+  if (argc == 1) {
+    current = "coverage";
+    for (const std::string& form : ptxemu::supportedForms()) {
+      check(checkedForms().count(form) > 0, "the form " + form + " is compared with a model");
     }
   }
   std::printf("%zu passed, %zu failed\n", passed, failed);
