@@ -5,8 +5,6 @@
 #include "cuda/cuda_kernels.h"
 
 #define SOFTMOE_UNWRITTEN_KERNELS(X) \
-  X(AttentionForward)                \
-  X(AttentionBackward)               \
   X(TokensChoice)                    \
   X(ExpertsChoice)                   \
   X(RowsFromTokensChoice)            \

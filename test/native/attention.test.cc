@@ -13,7 +13,7 @@ std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 void check_attention(Kernels& kernels, Random& random, std::int64_t queries, std::int64_t keys) {
   const DType dtype = random.dtype();
   const std::int64_t batch = random.integer(1, 2), heads = random.integer(1, 3);
-  const std::int64_t dim = random.choose<std::int64_t>({1, 5, 8, 16, 21, 64});
+  const std::int64_t dim = random.choose<std::int64_t>({1, 5, 8, 16, 21, 64, 80, 101, 128});
   const double rate = random.choose({0.0, 0.0, 0.25}), scale = random.choose({1.0, 0.125});
   const RandomKey key{9, 4};
   const Context context(std::string(name_of(dtype)) + " batch " + std::to_string(batch) + " heads " +
@@ -105,7 +105,7 @@ void check_attention(Kernels& kernels, Random& random, std::int64_t queries, std
 TEST(attention_agrees_with_loops) {
   for_each_instruction_set([](Kernels& kernels) {
     for_random_cases(40, [&](Random& random) {
-      const std::int64_t queries = random.choose<std::int64_t>({1, 2, 7, 14, 15, 33, 49});
+      const std::int64_t queries = random.choose<std::int64_t>({1, 2, 7, 14, 15, 33, 49, 130});
       check_attention(kernels, random, queries, random.choose<std::int64_t>({queries, 1, 17, 50}));
     });
   });

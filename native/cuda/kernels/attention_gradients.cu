@@ -1,0 +1,116 @@
+// Gradients of attention, after FlashAttention-2 (Dao, 2023). With P = exp(scale q k^T - log_sum_exp):
+//   dP = do v^T, dS = scale P (dP - do . o), dq = dS k, dk = dS^T q, dv = P^T do
+// with dropout factors on P in dv and on dP. Two passes make the scores anew: one block owns queries and
+// walks over the keys for dq, one owns keys and walks over the queries for dk and dv. So every sum is made by
+// one thread in ascending order. FLOP: 14 * queries * keys * dim a head.
+#include "cuda/kernels/attention_tiles.cuh"
+#include "cuda/kernels/row_team.cuh"
+
+namespace softmoe::cuda {
+
+// row_dots[b, h, i] = o . d_o, a warp a row.
+extern "C" __global__ void __launch_bounds__(kRowThreads)
+    attention_row_dots(const __grid_constant__ AttentionRowDots p) {
+  using Team = RowTeam<kWarpSize>;
+  const std::int64_t row = Team::row();  // (b * queries + i) * heads + h
+  if (row >= p.rows) return;
+  const float dot = Team::sum_of(p.dim, [&](std::int64_t i, int n) {
+    return map4(load4(p.o, row * p.dim + i, n), load4(p.d_o, row * p.dim + i, n),
+                [](float a, float b) { return a * b; });
+  });
+  if (Team::rank() != 0) return;
+  const Quotient by_head = divide(row, p.heads), by_query = divide(by_head.value, p.queries);
+  p.row_dots[(by_query.value * p.heads + by_head.rest) * p.queries + by_query.rest] = dot;
+}
+
+// The owned rows are queries (q, do; streamed k, v) or keys (k, v; streamed q, do): either way the product of
+// the first operands makes the scores, that of the second ones dP.
+template <class Tile, bool kOwnsKeys>
+__device__ __forceinline__ void attention_gradient(const AttentionParams& p) {
+  using T = typename Tile::T;
+  extern __shared__ __align__(128) char shared[];
+  const std::int64_t head = blockIdx.x / p.tiles;
+  const int begin = blockIdx.x % p.tiles * kOwnRows;
+  const int own_rows = kOwnsKeys ? p.keys : p.queries, streamed_rows = kOwnsKeys ? p.queries : p.keys;
+  const std::int64_t own_at = Tile::head_offset(p, head, own_rows);
+  const std::int64_t streamed_at = Tile::head_offset(p, head, streamed_rows);
+  const auto operand = [](const void* data, std::int64_t at) { return static_cast<const T*>(data) + at; };
+  char* own_second = shared + Tile::Own::kBytes;
+  Tile::template fetch<typename Tile::Own>(shared, operand(kOwnsKeys ? p.k : p.q, own_at), begin, own_rows,
+                                           p);
+  Tile::template fetch<typename Tile::Own>(own_second, operand(kOwnsKeys ? p.v : p.d_o, own_at), begin,
+                                           own_rows, p);
+
+  const float scale = static_cast<float>(p.scale), scale_log2 = scale * kAttentionLog2E;
+  const float* log_sum_exp = p.log_sum_exp + head * p.queries;
+  const float* row_dots = p.row_dots + head * p.queries;
+  float own_lse[2] = {0, 0}, own_dot[2] = {0, 0};
+  if (!kOwnsKeys) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int query = begin + Tile::row_of(2 * r);
+      if (query < p.queries) own_lse[r] = log_sum_exp[query] * kAttentionLog2E, own_dot[r] = row_dots[query];
+    }
+  }
+
+  const float kept_factor = __fdividef(1.0f, 1.0f - static_cast<float>(p.dropout_rate));
+
+  typename Tile::Rows first, second;  // dq, or dk and dv
+  Tile::clear(first);
+  if (kOwnsKeys) Tile::clear(second);
+  Tile::for_stream(
+      shared + 2 * Tile::Own::kBytes, operand(kOwnsKeys ? p.q : p.k, streamed_at),
+      operand(kOwnsKeys ? p.d_o : p.v, streamed_at), streamed_rows, p,
+      [&](const char* streamed, const char* streamed_second, int first_row) {
+        typename Tile::Scores probabilities, dscores;
+        Tile::clear(probabilities);
+        Tile::clear(dscores);
+        Tile::multiply_rows(probabilities, shared, streamed, p.dim);
+        Tile::multiply_rows(dscores, own_second, streamed_second, p.dim);
+        std::uint32_t kept = ~0u;
+        if (p.dropout_rate > 0) {
+          kept = Tile::kept_scores(p, [&](int j, int e) {
+            const int own = begin + Tile::row_of(e), other = first_row + Tile::column_of(j, e);
+            return (head * p.queries + (kOwnsKeys ? other : own)) * p.keys + (kOwnsKeys ? own : other);
+          });
+        }
+#pragma unroll
+        for (int j = 0; j < Tile::kScoreFragments; ++j) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const int own = begin + Tile::row_of(e), other = first_row + Tile::column_of(j, e);
+            if (own >= own_rows || other >= streamed_rows) {
+              probabilities[j][e] = dscores[j][e] = 0;
+              continue;
+            }
+            const float lse = kOwnsKeys ? log_sum_exp[other] * kAttentionLog2E : own_lse[e / 2];
+            const float dot = kOwnsKeys ? row_dots[other] : own_dot[e / 2];
+            const float probability = ptx::exp2_approximate(scale_log2 * probabilities[j][e] - lse);
+            const float factor = kept >> (j * 4 + e) & 1 ? kept_factor : 0.0f;
+            dscores[j][e] = scale * probability * (factor * dscores[j][e] - dot);
+            probabilities[j][e] = factor * probability;
+          }
+        }
+        Tile::multiply_scores(first, dscores, streamed, p.dim);
+        if (kOwnsKeys) Tile::multiply_scores(second, probabilities, streamed_second, p.dim);
+      });
+  const auto one = [](int) { return 1.0f; };
+  Tile::store_rows(first, static_cast<T*>(kOwnsKeys ? p.dk : p.dq) + own_at, begin, own_rows, p, one);
+  if (kOwnsKeys) Tile::store_rows(second, static_cast<T*>(p.dv) + own_at, begin, own_rows, p, one);
+}
+
+#define SOFTMOE_ATTENTION_GRADIENTS(type, T, dim)                                                 \
+  extern "C" __global__ void __launch_bounds__(kAttentionThreads)                                 \
+      attention_queries_gradient_##type##_##dim(const __grid_constant__ AttentionParams params) { \
+    attention_gradient<AttentionTile<T, dim, 32>, false>(params);                                 \
+  }                                                                                               \
+  extern "C" __global__ void __launch_bounds__(kAttentionThreads)                                 \
+      attention_keys_gradient_##type##_##dim(const __grid_constant__ AttentionParams params) {    \
+    attention_gradient<AttentionTile<T, dim, 32>, true>(params);                                  \
+  }
+SOFTMOE_ATTENTION_GRADIENTS(bfloat16, bfloat16, 64)
+SOFTMOE_ATTENTION_GRADIENTS(bfloat16, bfloat16, 128)
+SOFTMOE_ATTENTION_GRADIENTS(float32, float, 64)
+SOFTMOE_ATTENTION_GRADIENTS(float32, float, 128)
+
+}  // namespace softmoe::cuda
