@@ -4,18 +4,7 @@
 #include "core/error.h"
 #include "cuda/cuda_kernels.h"
 
-#define SOFTMOE_UNWRITTEN_KERNELS(X) \
-  X(TokensChoice)                    \
-  X(ExpertsChoice)                   \
-  X(RowsFromTokensChoice)            \
-  X(RowsFromExpertsChoice)           \
-  X(GatherGates)                     \
-  X(GatherGatesBackward)             \
-  X(NormalizeSelected)               \
-  X(NormalizeSelectedBackward)       \
-  X(CombineRows)                     \
-  X(CombineRowsBackward)             \
-  X(SparsePlan)
+#define SOFTMOE_UNWRITTEN_KERNELS(X) X(SparsePlan)
 
 namespace softmoe::cuda {
 
