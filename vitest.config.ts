@@ -1,7 +1,8 @@
 import { createRequire } from 'node:module'
 import { defineConfig } from 'vitest/config'
 
-const CONFORMANCE = 'test/conformance/**/*.test.ts'
+/** What depends on the kernels alone. */
+const DEVICE_TESTS = ['test/conformance/**/*.test.ts', 'test/routers/{selection,losses-and-plans}.test.ts']
 
 /** The instruction sets below the one that the CPU device picks by itself on this machine. */
 function lowerInstructionSets(): string[] {
@@ -28,7 +29,7 @@ export default defineConfig({
       // The device tests again on each lower instruction set, with a fifth of the cases.
       ...lowerInstructionSets().map((name) => ({
         extends: true as const,
-        test: { name, include: [CONFORMANCE], env: { SOFTMOE_CPU_ISA: name, SOFTMOE_TEST_RUNS: '0.2' } },
+        test: { name, include: DEVICE_TESTS, env: { SOFTMOE_CPU_ISA: name, SOFTMOE_TEST_RUNS: '0.2' } },
       })),
     ],
   },
