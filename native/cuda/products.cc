@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "cuda/kernels/narrow_products_params.h"
+
 namespace softmoe::cuda {
 
 namespace {
@@ -18,6 +20,14 @@ std::size_t shared_bytes(std::int64_t rows, std::int64_t depth_bytes, int stages
   const std::int64_t panels = stages * (rows + kTileColumns) * depth_bytes;
   const std::int64_t results = rows * (kTileColumns + 8) * 4;
   return static_cast<std::size_t>(std::max(panels, results));
+}
+
+// Float32 weights (and gradients of weights) of at most this many elements are multiplied in float64.
+constexpr std::int64_t kSmallWeight = 2048;
+constexpr unsigned kNarrowThreads = 128;
+
+bool is_small(DType dtype, std::int64_t weights) {
+  return dtype == DType::kFloat32 && weights <= kSmallWeight;
 }
 
 std::int32_t narrow(std::int64_t value) { return static_cast<std::int32_t>(value); }
@@ -41,7 +51,6 @@ void row_product(Launcher& launcher, DType dtype, bool b_transposed, RowProduct 
   if (average_rows == 0 || p.groups == 0 || p.columns == 0) return;
   const int rows =
       row_tile(dtype, b_transposed, average_rows, p.groups, p.columns, launcher.properties().multiprocessors);
-  p.column_tiles = narrow(divide_up(p.columns, kTileColumns));
   p.exact = !launcher.tf32_allowed();
   p.a_aligned = rows_are_aligned(p.a, p.depth, dtype);
   p.b_aligned = rows_are_aligned(p.b, b_transposed ? p.depth : p.columns, dtype);
@@ -50,7 +59,15 @@ void row_product(Launcher& launcher, DType dtype, bool b_transposed, RowProduct 
                             p.derivative_at, static_cast<const void*>(p.activated)}) {
     p.y_aligned = p.y_aligned && fours_are_aligned(other, p.columns);
   }
+  if (is_small(dtype, std::int64_t{p.depth} * p.columns)) {
+    const std::int64_t rows_of_all = offsets ? max_rows : std::int64_t{p.groups} * p.rows_per_group;
+    launcher.launch("narrow_products", b_transposed ? "narrow_row_product_nt" : "narrow_row_product_nn",
+                    {divide_up(rows_of_all * divide_up(p.columns, 4), kNarrowThreads)}, kNarrowThreads, 0,
+                    NarrowRowProduct{p, offsets, narrow(rows_of_all)});
+    return;
+  }
 
+  p.column_tiles = narrow(divide_up(p.columns, kTileColumns));
   const std::string name = std::string("row_product_") + (b_transposed ? "nt_" : "nn_") + name_of(dtype) +
                            "_" + std::to_string(rows);
   const unsigned threads = rows == 128 ? 256 : 128;
@@ -74,6 +91,13 @@ void row_product(Launcher& launcher, DType dtype, bool b_transposed, RowProduct 
 }
 
 void column_product(Launcher& launcher, DType dtype, bool b_transposed, ColumnProduct p) {
+  if (is_small(dtype, std::int64_t{p.m} * p.n)) {
+    const std::int64_t elements =
+        p.groups * ((p.y ? std::int64_t{p.m} * p.n : 0) + (p.column_sums ? p.n : 0));
+    launcher.launch("narrow_products", b_transposed ? "narrow_column_product_tt" : "narrow_column_product_tn",
+                    {divide_up(32 * elements, kNarrowThreads)}, kNarrowThreads, 0, p);
+    return;
+  }
   p.m_tiles = narrow(divide_up(p.m, kColumnProductRows));
   p.n_tiles = narrow(divide_up(p.n, kTileColumns));
   if (p.m_tiles == 0 && p.column_sums) p.m_tiles = 1;
