@@ -23,6 +23,7 @@ GroupShape check_loss(const Check& check, RouterLoss loss, const Tensor& a, cons
     check.dtype("b", *b, DType::kFloat32);
     check.that(sigma > 0, "sigma is " + std::to_string(sigma) +
                               "; the load loss is defined for noisy routing only, with sigma over 0");
+    check.finite("sigma", sigma);
     check.that(k >= 1 && k <= shape.experts,
                "k is " + std::to_string(k) + "; wanted 1 to the number of experts");
   }
@@ -67,6 +68,7 @@ Tensor sinkhorn_plan_backward(const Tensor& plan, const Tensor& dplan) {
   check.same_device({&plan, &dplan});
   const GroupShape shape = checked_groups(check, "plan", plan);
   check.same_shape("dplan", dplan, "plan", plan);
+  check.dtype("dplan", dplan, DType::kFloat32);
   const Tensor dlogits = like(plan);
   plan.device()->launch(SinkhornPlanBackward{shape, plan.buffer(), dplan.buffer(), dlogits.buffer()});
   return dlogits;

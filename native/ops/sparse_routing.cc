@@ -1,6 +1,7 @@
 #include "ops/sparse_routing.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "ops/check.h"
 
@@ -31,6 +32,14 @@ NewLists new_lists(const std::shared_ptr<Device>& device, const GroupShape& shap
 RowLists checked_lists(const Check& check, const RowListOperands& lists, std::int64_t experts,
                        std::int64_t tokens) {
   check.same_device({&lists.expert_offsets, &lists.row_token, &lists.token_offsets, &lists.token_rows});
+  for (const auto& [name, tensor] :
+       {std::pair<const char*, const Tensor*>{"expertOffsets", &lists.expert_offsets},
+        {"rowToken", &lists.row_token},
+        {"tokenOffsets", &lists.token_offsets},
+        {"tokenRows", &lists.token_rows}}) {
+    check.rank(name, *tensor, 1, "a list of rows");
+    check.dtype(name, *tensor, DType::kInt32);
+  }
   check.shape("expertOffsets", lists.expert_offsets, {experts + 1}, "[experts + 1]");
   check.shape("tokenOffsets", lists.token_offsets, {tokens + 1}, "[tokens + 1]");
   check.same_shape("tokenRows", lists.token_rows, "rowToken", lists.row_token);
@@ -93,6 +102,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rows_from_experts_choice(const Tensor
   const Check check("rows_from_experts_choice");
   check.rank("token", token, 3, "[groups, experts, capacity]");
   check.dtype("token", token, DType::kInt32);
+  check.that(tokens >= 0, "tokensPerGroup is " + std::to_string(tokens) + "; wanted 0 or more");
   RowsFromExpertsChoice args;
   args.shape = {token.shape()[0], tokens, token.shape()[1]};
   args.capacity = token.shape()[2];
@@ -124,6 +134,7 @@ Tensor gather_gates_backward(const Tensor& drow_gate, const Shape& gates_shape,
   args.shape = checked_groups(check, "gates", dgates);
   args.lists = checked_lists(check, operands, args.shape.experts, args.shape.groups * args.shape.tokens);
   check.shape("drowGate", drow_gate, {args.lists.max_rows}, "[max_rows]");
+  check.dtype("drowGate", drow_gate, DType::kFloat32);
   args.drow_gate = drow_gate.buffer();
   args.dgates = dgates.buffer();
   dgates.device()->launch(args);
@@ -135,6 +146,7 @@ Tensor normalize_selected(const Tensor& gates, const Tensor& expert) {
   check.same_device({&gates, &expert});
   const GroupShape shape = checked_groups(check, "gates", gates);
   check.shape("expert", expert, {shape.groups, shape.tokens, Check::kAny}, "[groups, tokens, k]");
+  check.dtype("expert", expert, DType::kInt32);
   const Tensor y = Tensor::empty(gates.device(), gates.shape(), DType::kFloat32);
   gates.device()->launch(
       NormalizeSelected{shape, expert.shape()[2], gates.buffer(), expert.buffer(), y.buffer()});
@@ -146,6 +158,9 @@ Tensor normalize_selected_backward(const Tensor& gates, const Tensor& expert, co
   check.same_device({&gates, &expert, &dy});
   const GroupShape shape = checked_groups(check, "gates", gates);
   check.same_shape("dy", dy, "gates", gates);
+  check.dtype("dy", dy, DType::kFloat32);
+  check.shape("expert", expert, {shape.groups, shape.tokens, Check::kAny}, "[groups, tokens, k]");
+  check.dtype("expert", expert, DType::kInt32);
   const Tensor dgates = Tensor::empty(gates.device(), gates.shape(), DType::kFloat32);
   gates.device()->launch(NormalizeSelectedBackward{shape, expert.shape()[2], gates.buffer(), expert.buffer(),
                                                    dy.buffer(), dgates.buffer()});
@@ -180,6 +195,9 @@ std::tuple<Tensor, Tensor> combine_rows_backward(const Tensor& rows, const Tenso
   const Check check("combine_rows_backward");
   check.same_device({&rows, &row_gate, &dy, &operands.row_token});
   check.same_dtype("dy", dy, "rows", rows);
+  check.shape("rows", rows, {operands.row_token.count(), Check::kAny}, "[max_rows, dim]");
+  check.shape("rowGate", row_gate, {operands.row_token.count()}, "[max_rows]");
+  check.dtype("rowGate", row_gate, DType::kFloat32);
   CombineRowsBackward args;
   args.tokens = operands.token_offsets.count() - 1;
   args.experts = operands.expert_offsets.count() - 1;
