@@ -8,7 +8,43 @@ const path = require('node:path')
 
 const root = path.join(__dirname, '..')
 const build = path.join(root, 'build')
-const TESTS = ['matmul', 'linear', 'weight_gradients', 'experts', 'soft_routing', 'cuda']
+// Parts of the names of all tests but those of the CPU itself.
+const TESTS = [
+  'attention',
+  'fill',
+  'cast',
+  'add_',
+  'multiply',
+  'strided',
+  'sum_and',
+  'activations',
+  'random_fill',
+  'dropout',
+  'transpose',
+  'patchify',
+  'count_non',
+  'experts',
+  'matmul',
+  'linear',
+  'weight_gradients',
+  'cross_entropy',
+  'argmax',
+  'layer_norm',
+  'l2_normalize',
+  'softmax',
+  'adamw',
+  'sgd',
+  'global_norm',
+  'router_losses',
+  'balanced',
+  'soft_routing',
+  'tokens_choice',
+  'rows_are',
+  'gates',
+  'sinkhorn',
+  'sparse_plan',
+  'cuda',
+]
 
 function output(command, args) {
   const child = spawnSync(command, args, {
