@@ -8,6 +8,12 @@
 #include "cpu/scratch.h"
 #include "cpu/thread_pool.h"
 
+#if defined(SOFTMOE_HAVE_EMULATED_AMX)
+namespace softmoe::cpu {
+std::unique_ptr<Kernels> make_kernels_emulated_amx(ThreadPool& pool, Scratch& scratch);
+}
+#endif
+
 namespace softmoe::testing {
 namespace {
 
@@ -71,6 +77,12 @@ void for_each_instruction_set(const std::function<void(Kernels&)>& body) {
     cpu::Scratch scratch;
     const std::unique_ptr<Kernels> kernels = cpu::make_kernels(name, cpu::ThreadPool::instance(), scratch);
     body(*kernels);
+#if defined(SOFTMOE_HAVE_EMULATED_AMX)
+    if (name == "avx512bf16") {
+      const Context emulated("emulated tiles");
+      body(*cpu::make_kernels_emulated_amx(cpu::ThreadPool::instance(), scratch));
+    }
+#endif
   }
 }
 

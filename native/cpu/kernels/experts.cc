@@ -125,18 +125,32 @@ template <class T, class Left>
 void weight_gradients(const ExpertRows& rows, const Left& left, std::int64_t m, const T* right,
                       std::int64_t n, float* dw, float* db, ThreadPool& pool, Scratch& scratch) {
   using Format = FormatOf<T>;
+  // Gradients of many experts are far larger than the caches.
+  constexpr std::int64_t kMostCached = std::int64_t{8} << 20;
+  const bool streams = rows.num_experts * m * n > kMostCached && n % kLanes == 0 &&
+                       reinterpret_cast<std::uintptr_t>(dw) % sizeof(Vec) == 0;
   for_each_block(pool, rows.num_experts, m, n, [&](std::int64_t expert, const Block& block, int worker) {
     const std::int64_t begin = first_row(rows, expert);
     float* target = dw + expert * m * n;
-    const auto finish = [&](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
-      store_some(target + row * n + column, v, count);
-    };
-    VectorEpilogue epilogue(finish);
     const auto left_source = left(begin);
     const LeftColumns<Format, std::decay_t<decltype(left_source)>> left_operand(left_source, m);
     const RightRows<Format, Dense<T>> right_operand({right + begin * n, n});
-    multiply_block<Format>(left_operand, right_operand, epilogue, block, first_row(rows, expert + 1) - begin,
-                           scratch.worker(worker), m * n <= kSmallWeight);
+    const auto multiply = [&](const auto& finish) {
+      VectorEpilogue epilogue(finish);
+      multiply_block<Format>(left_operand, right_operand, epilogue, block,
+                             first_row(rows, expert + 1) - begin, scratch.worker(worker),
+                             m * n <= kSmallWeight);
+    };
+    if (streams) {
+      multiply([&](std::int64_t row, std::int64_t column, Vec v, std::int64_t) {
+        stream(target + row * n + column, v);
+      });
+      finish_streaming();
+    } else {
+      multiply([&](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
+        store_some(target + row * n + column, v, count);
+      });
+    }
   });
   // One task sums up to 256 columns of one expert.
   constexpr std::int64_t kColumns = 256;

@@ -9,17 +9,112 @@
 #include "cpu/kernels/gemm_microkernel.h"
 
 namespace softmoe::cpu::SOFTMOE_ISA {
+namespace {
+
+// A block of at most one panel of rows: B is read once, so it goes through the L1 cache panel by panel, or
+// straight from memory to registers. All of A's panel is packed first.
+template <class Format>
+void multiply_panel(const LeftOperand<Format>& a, const RightOperand<Format>& b, Epilogue& epilogue,
+                    const Block& block, std::int64_t depth, Arena& arena) {
+  using Element = typename Format::Element;
+  const TileRegistersOf<Format> tile_registers;
+  static_cast<void>(tile_registers);
+  constexpr std::int64_t kStep = std::int64_t{kDepthBlock} * Format::kPerElement;
+  constexpr int kLeftSize = Format::kRows * kPanelStride + kLanes;
+  // Depth packed at a time: up to 96 elements (12 KiB with AVX-512), in equal pieces that end where A's
+  // panels do.
+  constexpr std::int64_t kMostElements = 96;
+  static_assert(kDepthBlock % kMostElements == 0, "pieces end with the panels of A");
+  const std::int64_t first_elements =
+      smaller<std::int64_t>(ceil_div(depth, Format::kPerElement), kDepthBlock);
+  const std::int64_t pieces = larger<std::int64_t>(ceil_div(first_elements, kMostElements), 1);
+  const std::int64_t piece_steps = round_up(ceil_div(first_elements, pieces), 16) * Format::kPerElement;
+  const int rows = static_cast<int>(block.row_end - block.row_begin);
+  const bool packs_columns = a.packs_columns();
+
+  const Arena::Frame frame(arena);
+  Element* left = arena.take<Element>(larger<std::int64_t>(ceil_div(depth, kStep), 1) * kLeftSize);
+  for (std::int64_t k = 0, i = 0; k < depth; k += kStep, ++i) {
+    a.pack(left + i * kLeftSize, block.row_begin, rows, k, static_cast<int>(smaller(depth - k, kStep)));
+  }
+  Element* right = arena.take<Element>(kMostElements * kTileColumns);
+  float* tiles = arena.take<float>(3 * Format::kRows * kTileColumns);
+  const char* data = nullptr;
+  std::int64_t stride = 0;
+  const bool direct = kReadsMemory<Format> && !packs_columns && b.in_memory(&data, &stride);
+
+  std::int64_t column = block.column_begin;
+  while (column < block.column_end) {
+    const std::int64_t columns_left = block.column_end - column;
+    const int panels = direct && columns_left >= 2 * kTileColumns ? 2 : 1;
+    if (direct && columns_left >= kTileColumns) {
+      const char* from = data + column * (4 / Format::kPerElement);
+      std::int64_t k = 0;
+      do {
+        const std::int64_t steps = smaller(depth - k, kStep);
+        const bool last = k + steps >= depth;
+        const char* next =
+            last ? from + panels * kTileColumns * (4 / Format::kPerElement) : from + (k + steps) * stride;
+        multiply_in_memory<Format>(rows, steps, left + k / kStep * kLeftSize, from + k * stride, stride, next,
+                                   panels, tiles, k > 0);
+        k += kStep;
+      } while (k < depth);
+    } else {
+      const int columns = static_cast<int>(smaller<std::int64_t>(columns_left, kTileColumns));
+      std::int64_t k = 0;
+      do {
+        const int steps = static_cast<int>(smaller(depth - k, piece_steps));
+        const int elements =
+            static_cast<int>(round_up(ceil_div(steps, Format::kPerElement), Format::kDepthUnit));
+        NextPiece next;
+        if (k + 2 * steps <= depth) {
+          next = {column, k + steps};
+        } else if (k + steps == depth && columns_left >= 2 * kTileColumns) {
+          next = {column + kTileColumns, 0};
+        }
+        b.pack(right, kMostElements * kTileColumns, column, columns, k, steps, next);
+        const std::int64_t first = k % kStep / Format::kPerElement;
+        multiply_tile<Format>(rows, packs_columns, elements,
+                              left + k / kStep * kLeftSize + (packs_columns ? first * Format::kRows : first),
+                              right, tiles, k > 0, nullptr, 0, false);
+        k += piece_steps;
+      } while (k < depth);
+    }
+    // A double tile is two tiles side by side; the epilogue takes single ones.
+    for (int panel = 0; panel < panels; ++panel) {
+      float* tile = tiles;
+      if (panels == 2) {
+        tile = tiles + 2 * Format::kRows * kTileColumns;
+        for (int r = 0; r < rows; ++r) {
+          for (int c = 0; c < kTileColumns; c += kLanes) {
+            store(tile + r * kTileColumns + c, load(tiles + (2 * r + panel) * kTileColumns + c));
+          }
+        }
+      }
+      epilogue.apply(tile, block.row_begin, rows, column,
+                     static_cast<int>(smaller<std::int64_t>(block.column_end - column, kTileColumns)));
+      column += kTileColumns;
+    }
+  }
+}
+
+}  // namespace
 
 template <class Format>
 void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b, Epilogue& epilogue,
                     const Block& block, std::int64_t depth, Arena& arena, bool precise) {
   using Element = typename Format::Element;
+  const TileRegistersOf<Format> tile_registers;
+  static_cast<void>(tile_registers);
   constexpr std::int64_t kStep = std::int64_t{kDepthBlock} * Format::kPerElement;
   constexpr int kTile = Format::kRows * kTileColumns;
   const std::int64_t columns = block.column_end - block.column_begin;
   const std::int64_t column_panels = ceil_div(columns, kTileColumns);
   const std::int64_t row_panels = ceil_div(block.row_end - block.row_begin, Format::kRows);
   const bool one_pass = depth <= kStep;
+  // Precise sums are rounded between blocks of depth, which must therefore be the same for any number of
+  // rows.
+  if (row_panels == 1 && !precise) return multiply_panel(a, b, epilogue, block, depth, arena);
   const bool packs_columns = a.packs_columns();
 
   const Arena::Frame frame(arena);
@@ -37,7 +132,8 @@ void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b,
     const int steps = static_cast<int>(smaller(depth - k, kStep));
     const int elements = static_cast<int>(round_up(ceil_div(steps, Format::kPerElement), Format::kDepthUnit));
     const bool last = k + steps == depth;
-    b.pack(right, panel_size, block.column_begin, columns, k, steps);
+    b.pack(right, panel_size, block.column_begin, columns, k, steps,
+           k + 2 * steps <= depth ? NextPiece{block.column_begin, k + steps} : NextPiece{});
     float* tile = tiles;
     for (std::int64_t row = block.row_begin; row < block.row_end; row += Format::kRows) {
       const int rows = static_cast<int>(smaller<std::int64_t>(block.row_end - row, Format::kRows));

@@ -26,9 +26,13 @@ constexpr int kTileRows = 6, kTileVectors = 2;
 #endif
 constexpr int kTileColumns = kTileVectors * kLanes;
 
-// Elements of depth packed at a time. A panel of A (kTileRows x 384 x 4 bytes = 21 KiB with AVX-512) stays in
-// the L1 cache while panels of B stream from L2.
+// Elements of depth packed at a time. A panel of A (kTileRows x 384 x 4 bytes = 21 KiB with AVX-512, 32 x 192
+// x 4 = 24 KiB with tiles) stays in the L1 cache while panels of B stream from L2.
+#if defined(SOFTMOE_ISA_AMX)
+constexpr int kDepthBlock = 192;
+#else
 constexpr int kDepthBlock = 384;
+#endif
 // Distance of rows in a packed panel of A. Not a multiple of 4096 bytes, so that rows fall in different cache
 // sets.
 constexpr int kPanelStride = kDepthBlock + 16;
@@ -82,13 +86,22 @@ class LeftOperand {
   ~LeftOperand() = default;
 };
 
+// Where the next packing will begin, to ask the caches for it in time; it takes as many steps and columns as
+// this one. Column -1: unknown.
+struct NextPiece {
+  std::int64_t column = -1, k = 0;
+};
+
 template <class Format>
 class RightOperand {
  public:
   // Packs columns [column, column + columns) and steps [k, k + depth) of B into panels [depth][kTileColumns],
   // zeros beyond the last column; `panel_size` elements from panel to panel.
   virtual void pack(typename Format::Element* panels, std::int64_t panel_size, std::int64_t column,
-                    std::int64_t columns, std::int64_t k, int depth) const = 0;
+                    std::int64_t columns, std::int64_t k, int depth, NextPiece next) const = 0;
+  // Where B lies in memory just as a microkernel can read it: row k of B at `data` + k * `stride` bytes, in
+  // the format's stored type (float, bfloat16). False when it must be packed.
+  virtual bool in_memory(const char** data, std::int64_t* stride) const = 0;
 
  protected:
   ~RightOperand() = default;

@@ -2,6 +2,9 @@
 #pragma once
 
 #include "cpu/kernels/gemm.h"
+#if defined(SOFTMOE_ISA_AMX)
+#include "cpu/kernels/amx_tiles.h"
+#endif
 
 namespace softmoe::cpu::SOFTMOE_ISA {
 
@@ -74,6 +77,88 @@ void multiply_rows_precisely(int rows, int elements, const float* a, const float
   }
 }
 
+// kVectors of B at step `e` straight from memory, `stride` bytes from row to row.
+template <int kVectors>
+inline void load_rows(Vec (&right)[kVectors], const char* b, std::int64_t, bool) {
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) right[v] = load(reinterpret_cast<const float*>(b) + v * kLanes);
+}
+#ifdef SOFTMOE_BFLOAT16_PRODUCTS
+typedef std::uint16_t PairVec __attribute__((vector_size(4 * kLanes)));
+typedef std::uint16_t LoosePairVec __attribute__((vector_size(4 * kLanes), aligned(2), may_alias));
+
+template <std::size_t... kLane>
+inline UintVec interleave(PairVec low, PairVec high, int half, std::index_sequence<kLane...>) {
+#if defined(__clang__)
+  return half == 0
+             ? (UintVec)__builtin_shufflevector(low, high, (kLane / 2 + kLane % 2 * 2 * kLanes)...)
+             : (UintVec)__builtin_shufflevector(low, high, (kLanes + kLane / 2 + kLane % 2 * 2 * kLanes)...);
+#else
+  return half == 0 ? (UintVec)__builtin_shuffle(low, high, PairVec{(kLane / 2 + kLane % 2 * 2 * kLanes)...})
+                   : (UintVec)__builtin_shuffle(low, high,
+                                                PairVec{(kLanes + kLane / 2 + kLane % 2 * 2 * kLanes)...});
+#endif
+}
+
+// Rows k and k + 1 become pairs.
+template <int kVectors>
+inline void load_rows(UintVec (&right)[kVectors], const char* b, std::int64_t stride, bool pair_is_whole) {
+  constexpr auto kPairs = std::make_index_sequence<2 * kLanes>();
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; v += 2) {
+    const PairVec low = *reinterpret_cast<const LoosePairVec*>(b + v * 2 * kLanes);
+    const PairVec high = pair_is_whole
+                             ? (PairVec) * reinterpret_cast<const LoosePairVec*>(b + stride + v * 2 * kLanes)
+                             : PairVec{};
+    right[v] = interleave(low, high, 0, kPairs);
+    right[v + 1] = interleave(low, high, 1, kPairs);
+  }
+}
+#endif
+
+// Few rows use each element of B so few times that packing it would cost more than reading it: B straight
+// from memory, kVectors wide. tile (+)= A panel [row][kPanelStride] * B; `steps` of depth. Each step also
+// asks for kLinesAhead cache lines of what comes later, from `ahead` on: rows of B lie in different pages,
+// where the caches' own prefetching ends.
+template <class Format, int kTileHeight, int kVectors, int kLinesAhead>
+void multiply_few_rows(std::int64_t steps, const typename Format::Element* a, const char* b,
+                       std::int64_t stride, const char* ahead, float* tile, std::int64_t tile_stride,
+                       bool accumulate) {
+  using Right = decltype(load_elements(a));
+  Vec sums[kTileHeight][kVectors];
+#pragma GCC unroll 32
+  for (int r = 0; r < kTileHeight; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v)
+      sums[r][v] = accumulate ? load(tile + r * tile_stride + v * kLanes) : Vec{};
+  }
+  constexpr int kRowLines = smaller(kLinesAhead, kVectors * kLanes / 16 / Format::kPerElement);
+  const auto multiply = [&](bool pair_is_whole) {
+#pragma GCC unroll 4
+    for (int line = 0; line < kLinesAhead; ++line) {
+      __builtin_prefetch(ahead + line / kRowLines * stride + line % kRowLines * 64, 0, 2);
+    }
+    ahead += stride * Format::kPerElement;
+    Right right[kVectors];
+    load_rows(right, b, stride, pair_is_whole);
+#pragma GCC unroll 32
+    for (int r = 0; r < kTileHeight; ++r) {
+      const typename Format::Element left = a[r * kPanelStride];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = multiply_add(sums[r][v], left, right[v]);
+    }
+    ++a;
+    b += stride * Format::kPerElement;
+  };
+  for (std::int64_t e = 0; e < steps / Format::kPerElement; ++e) multiply(true);
+  if (steps % Format::kPerElement != 0) multiply(false);
+#pragma GCC unroll 32
+  for (int r = 0; r < kTileHeight; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) store(tile + r * tile_stride + v * kLanes, sums[r][v]);
+  }
+}
+
 template <class Format>
 using TileFunction = void (*)(int, const typename Format::Element*, const typename Format::Element*, float*,
                               bool, const char* const*, int);
@@ -87,25 +172,144 @@ struct TileFunctions {
   }
 };
 
-// tile (+)= A panel * B panel; only `rows` rows of the tile are written.
+// What must live while tiles are multiplied.
+struct NoRegisters {};
+#ifdef SOFTMOE_ISA_AMX
+template <class Format>
+using TileRegistersOf = std::conditional_t<Format::kPerElement == 2, TileScope, NoRegisters>;
+
+// Two by two tiles of 16 x 16 sums; the second row of tiles is left out where there are no rows for it.
+template <bool kBothHalves>
+void multiply_tiles(int elements, const std::uint32_t* a, const std::uint32_t* b, float* tile,
+                    bool accumulate, const char* const* lines, int line_count) {
+  constexpr std::int64_t kSumStride = kTileColumns * 4, kLeftStride = kPanelStride * 4;
+  constexpr int kLower = kTileHeightMax * kTileColumns;
+  if (accumulate) {
+    tile_load<0>(tile, kSumStride);
+    tile_load<1>(tile + 16, kSumStride);
+    if constexpr (kBothHalves) tile_load<2>(tile + kLower, kSumStride);
+    if constexpr (kBothHalves) tile_load<3>(tile + kLower + 16, kSumStride);
+  } else {
+    tile_zero<0>();
+    tile_zero<1>();
+    if constexpr (kBothHalves) tile_zero<2>();
+    if constexpr (kBothHalves) tile_zero<3>();
+  }
+  const int steps = elements / kTileHeightMax;
+  int line = 0;
+  for (int step = 0; step < steps; ++step) {
+    for (; line < (step + 1) * line_count / steps; ++line) __builtin_prefetch(lines[line], 0, 2);
+    tile_load<6>(b, kSumStride);
+    tile_load<4>(a, kLeftStride);
+    tile_multiply<0, 4, 6>();
+    tile_load<7>(b + 16, kSumStride);
+    tile_multiply<1, 4, 7>();
+    if constexpr (kBothHalves) {
+      tile_load<5>(a + kTileHeightMax * kPanelStride, kLeftStride);
+      tile_multiply<2, 5, 6>();
+      tile_multiply<3, 5, 7>();
+    }
+    a += kTileHeightMax;
+    b += kTileHeightMax * kTileColumns;
+  }
+  tile_store<0>(tile, kSumStride);
+  tile_store<1>(tile + 16, kSumStride);
+  if constexpr (kBothHalves) tile_store<2>(tile + kLower, kSumStride);
+  if constexpr (kBothHalves) tile_store<3>(tile + kLower + 16, kSumStride);
+}
+#else
+template <class Format>
+using TileRegistersOf = NoRegisters;
+#endif
+
+// tile (+)= A panel * B panel; rows of the tile beyond `rows` are undefined.
 template <class Format>
 inline void multiply_tile(int rows, bool column_panel, int elements, const typename Format::Element* a,
                           const typename Format::Element* b, float* tile, bool accumulate,
                           const char* const* lines, int line_count, [[maybe_unused]] bool precise) {
   if constexpr (std::is_same_v<Format, Float32Format>) {
     if (precise) {
-      if (column_panel) {
-        multiply_rows_precisely<true>(rows, elements, a, b, tile, accumulate);
-      } else {
-        multiply_rows_precisely<false>(rows, elements, a, b, tile, accumulate);
-      }
-      return;
+      return column_panel ? multiply_rows_precisely<true>(rows, elements, a, b, tile, accumulate)
+                          : multiply_rows_precisely<false>(rows, elements, a, b, tile, accumulate);
     }
   }
-  constexpr auto kRows = std::make_index_sequence<Format::kRows>();
-  const auto function = column_panel ? TileFunctions<Format, true>::get(rows, kRows)
-                                     : TileFunctions<Format, false>::get(rows, kRows);
-  function(elements, a, b, tile, accumulate, lines, line_count);
+#ifdef SOFTMOE_ISA_AMX
+  if constexpr (Format::kPerElement == 2) {
+    return rows > kTileHeightMax ? multiply_tiles<true>(elements, a, b, tile, accumulate, lines, line_count)
+                                 : multiply_tiles<false>(elements, a, b, tile, accumulate, lines, line_count);
+  } else
+#endif
+  {
+    constexpr auto kRows = std::make_index_sequence<Format::kRows>();
+    const auto function = column_panel ? TileFunctions<Format, true>::get(rows, kRows)
+                                       : TileFunctions<Format, false>::get(rows, kRows);
+    function(elements, a, b, tile, accumulate, lines, line_count);
+  }
+}
+
+// Tile multiplication (AMX) wants pairs packed, and sums them in an order of its own.
+#ifdef SOFTMOE_ISA_AMX
+template <class Format>
+constexpr bool kReadsMemory = Format::kPerElement == 1;
+#else
+template <class Format>
+constexpr bool kReadsMemory = true;
+#endif
+
+// Up to this many rows a tile of twice the width fits the registers.
+constexpr int kFewRows = kTileRows / 2 - 1;
+
+template <class Format>
+using FewRowsFunction = void (*)(std::int64_t, const typename Format::Element*, const char*, std::int64_t,
+                                 const char*, float*, std::int64_t, bool);
+
+template <class Format, int kVectors, int kLinesAhead>
+struct FewRowsFunctions {
+  template <std::size_t... kRow>
+  static FewRowsFunction<Format> get(int rows, std::index_sequence<kRow...>) {
+    static constexpr FewRowsFunction<Format> kFunctions[] = {
+        &multiply_few_rows<Format, kRow + 1, kVectors, kLinesAhead>...};
+    return kFunctions[rows - 1];
+  }
+};
+
+template <class Format, int kVectors, int kLinesAhead>
+inline FewRowsFunction<Format> few_rows_function(int rows) {
+  return FewRowsFunctions<Format, kVectors, kLinesAhead>::get(rows, std::make_index_sequence<kFewRows>());
+}
+
+// tile (+)= A panel * B in memory for any number of rows, `panels` (1 or 2) tiles wide; tile rows are that
+// wide too. Groups of rows follow each other over short pieces of depth, so that only the first group reads
+// memory; together they ask for the next piece, the last one for what begins at `next`.
+template <class Format>
+inline void multiply_in_memory(int rows, std::int64_t steps, const typename Format::Element* a, const char* b,
+                               std::int64_t stride, const char* next, int panels, float* tile,
+                               bool accumulate) {
+  constexpr std::int64_t kPiece = 64 * Format::kPerElement;
+  constexpr int kElementLines = 2 * kTileColumns / 16;  // of a double tile
+  const int groups = static_cast<int>(ceil_div(rows, kFewRows));
+  std::int64_t k = 0;
+  do {
+    const std::int64_t here = smaller(steps - k, kPiece);
+    const char* ahead = k + here < steps ? b + (k + here) * stride : next;
+    for (int group = 0; group < groups; ++group) {
+      const int first = group * rows / groups, count = (group + 1) * rows / groups - first;
+      FewRowsFunction<Format> function = nullptr;
+      if (panels == 1) {
+        function = few_rows_function<Format, kTileVectors, 0>(count);
+      } else if (groups == 1) {
+        function = few_rows_function<Format, 2 * kTileVectors, kElementLines>(count);
+      } else {
+        function = few_rows_function<Format, 2 * kTileVectors, kElementLines / 2>(count);
+      }
+      // The second half of an element's lines is the next row of a pair, or the right half of a float32 row.
+      const std::int64_t half = Format::kPerElement == 2 ? stride : kElementLines / 2 * 64;
+      function(here, a + first * kPanelStride + k / Format::kPerElement, b + k * stride, stride,
+               ahead + (group > 0 ? half : 0), tile + first * panels * kTileColumns, panels * kTileColumns,
+               accumulate || k > 0);
+    }
+    k += here;
+  } while (k < steps);
 }
 
 }  // namespace softmoe::cpu::SOFTMOE_ISA

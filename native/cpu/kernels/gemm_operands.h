@@ -58,7 +58,7 @@ inline void prefetch_line(const Line& line, std::int64_t i, std::int64_t count) 
   if constexpr (Line::kStored) {
     const char* end = reinterpret_cast<const char*>(line.data + i + count);
     for (const char* p = reinterpret_cast<const char*>(line.data + i); p < end; p += 64)
-      __builtin_prefetch(p);
+      __builtin_prefetch(p, 0, 2);
   }
 }
 
@@ -215,6 +215,18 @@ class LeftColumns final : public LeftOperand<Format> {
   std::int64_t rows_;
 };
 
+// Whether lines lie in memory at a constant distance, in the type that the format multiplies.
+template <class Format, class Source>
+inline bool dense_in_memory(const Source&, const char**, std::int64_t*) {
+  return false;
+}
+template <class Format, class T>
+inline bool dense_in_memory(const Dense<T>& source, const char** data, std::int64_t* stride) {
+  *data = reinterpret_cast<const char*>(source.data);
+  *stride = source.stride * static_cast<std::int64_t>(sizeof(T));
+  return static_cast<int>(sizeof(T)) * Format::kPerElement == 4;
+}
+
 // B whose rows are lines (contiguous along the columns).
 template <class Format, class Source>
 class RightRows final : public RightOperand<Format> {
@@ -223,14 +235,18 @@ class RightRows final : public RightOperand<Format> {
   static constexpr int kRowsAhead = 4;
   explicit RightRows(const Source& source) : source_(source) {}
   void pack(Element* panels, std::int64_t panel_size, std::int64_t column, std::int64_t columns,
-            std::int64_t k, int depth) const override {
+            std::int64_t k, int depth, NextPiece next) const override {
     const int elements = elements_of_depth<Format>(depth);
     for (int e = 0; e < elements; ++e) {
       const int step = e * Format::kPerElement;
       // Rows are far apart: the caches' own prefetching starts anew in each.
-      for (int i = 0; i < Format::kPerElement; ++i) {
-        const int ahead = step + kRowsAhead * Format::kPerElement + i;
-        if (ahead < depth) prefetch_line(source_.line(k + ahead), column, columns);
+      for (int i = 0; i < Format::kPerElement && step + i < depth; ++i) {
+        const int ahead = step + i + kRowsAhead;
+        if (ahead < depth) {
+          prefetch_line(source_.line(k + ahead), column, columns);
+        } else if (next.column >= 0 && ahead < 2 * depth) {
+          prefetch_line(source_.line(next.k + ahead - depth), next.column, columns);
+        }
       }
       Element* out = panels + e * kTileColumns;
       for (std::int64_t c = 0; c < columns; c += kTileColumns, out += panel_size) {
@@ -245,6 +261,10 @@ class RightRows final : public RightOperand<Format> {
     }
   }
 
+  bool in_memory(const char** data, std::int64_t* stride) const override {
+    return dense_in_memory<Format>(source_, data, stride);
+  }
+
  private:
   Source source_;
 };
@@ -256,28 +276,50 @@ class RightColumns final : public RightOperand<Format> {
   using Element = typename Format::Element;
   explicit RightColumns(const Source& source) : source_(source) {}
   void pack(Element* panels, std::int64_t panel_size, std::int64_t column, std::int64_t columns,
-            std::int64_t k, int depth) const override {
+            std::int64_t k, int depth, NextPiece next) const override {
     const int elements = elements_of_depth<Format>(depth);
     for (std::int64_t c = 0; c < columns; c += kTileColumns, panels += panel_size) {
+      const NextPiece following =
+          c + 2 * kTileColumns <= columns ? NextPiece{column + c + kTileColumns, k} : next;
       for (int v = 0; v < kTileVectors; ++v) {
         const std::int64_t first = column + c + v * kLanes;
         const std::int64_t lines = smaller<std::int64_t>(columns - c - v * kLanes, kLanes);
         for (int e = 0; e < elements; e += kLanes) {
           const int step = e * Format::kPerElement;
-          UintVec vectors[kLanes];
-          for (int i = 0; i < kLanes; ++i) {
-            vectors[i] = i < lines && step < depth
-                             ? load_along_depth<Format>(source_.line(first + i), k + step, depth - step)
-                             : UintVec{};
+          // Many lines are read in turn: too many for the caches to see by themselves how each goes on.
+          if (following.column >= 0) {
+            for (std::int64_t i = 0; i < lines; ++i) {
+              prefetch_line(source_.line(following.column + first - column - c + i), following.k + step, 1);
+            }
           }
-          transpose(vectors);
-          for (int i = 0; i < smaller(kLanes, elements - e); ++i) {
-            store_elements(panels + (e + i) * kTileColumns + v * kLanes, vectors[i]);
+          Element* out = panels + e * kTileColumns + v * kLanes;
+          if (lines == kLanes && depth - step >= kLanes * Format::kPerElement) {
+            UintVec vectors[kLanes];
+#pragma GCC unroll 16
+            for (int i = 0; i < kLanes; ++i) {
+              vectors[i] = load_along_depth<Format>(source_.line(first + i), k + step, 2 * kLanes);
+            }
+            transpose(vectors);
+#pragma GCC unroll 16
+            for (int i = 0; i < kLanes; ++i) store_elements(out + i * kTileColumns, vectors[i]);
+          } else {
+            UintVec vectors[kLanes];
+            for (int i = 0; i < kLanes; ++i) {
+              vectors[i] = i < lines
+                               ? load_along_depth<Format>(source_.line(first + i), k + step, depth - step)
+                               : UintVec{};
+            }
+            transpose(vectors);
+            for (int i = 0; i < smaller(kLanes, elements - e); ++i) {
+              store_elements(out + i * kTileColumns, vectors[i]);
+            }
           }
         }
       }
     }
   }
+
+  bool in_memory(const char**, std::int64_t*) const override { return false; }
 
  private:
   Source source_;

@@ -39,7 +39,7 @@ void CpuKernels::run(const MatMul& args) {
         const RightOperand<Format>& right =
             args.transpose_b ? static_cast<const RightOperand<Format>&>(right_columns) : right_rows;
         multiply_block(left, right, epilogue, block, k, scratch.worker(worker),
-                       smaller(m, k) * n <= kSmallWeight);
+                       (args.transpose_a ? m : k) * n <= kSmallWeight);
       });
     });
   });

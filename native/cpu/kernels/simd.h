@@ -80,6 +80,25 @@ inline Vec load(const BFloat16* p) { return widen(*reinterpret_cast<const LooseH
 inline void store(float* p, Vec v) { *reinterpret_cast<LooseVec*>(p) = v; }
 inline void store(BFloat16* p, Vec v) { *reinterpret_cast<LooseHalfVec*>(p) = narrow(v); }
 
+// Stores past the caches, for results larger than them: memory is then written without being read first. `p`
+// is aligned to the vector. Call finish_streaming() before another thread may read them.
+inline void stream(float* p, Vec v) {
+#if defined(SOFTMOE_WIDE_VECTORS)
+  _mm512_stream_ps(p, (__m512)v);
+#elif defined(SOFTMOE_ISA_AVX2)
+  _mm256_stream_ps(p, (__m256)v);
+#elif defined(SOFTMOE_ISA_SSE4)
+  _mm_stream_ps(p, (__m128)v);
+#else
+  store(p, v);
+#endif
+}
+inline void finish_streaming() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 // The first `count` < kLanes elements; the other lanes are zero. Nothing beyond them is touched.
 template <class T>
 inline Vec load_partial(const T* p, std::int64_t count) {
