@@ -13,7 +13,7 @@ function run(command, args, stdio) {
 }
 
 const quiet = ['ignore', 'ignore', 'inherit']
-run('cmake', ['-B', build, '-DSOFTMOE_NATIVE_BENCHMARKS=ON', '-DSOFTMOE_CUDA=OFF'], quiet)
+run('cmake', ['-B', build, '-DSOFTMOE_CUDA=OFF'], quiet)
 const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(os.availableParallelism())
 run('cmake', ['--build', build, '--target', 'softmoe_native_bench', '--parallel', jobs], quiet)
 run(path.join(build, 'softmoe_native_bench'), process.argv.slice(2), 'inherit')
