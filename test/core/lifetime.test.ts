@@ -146,15 +146,8 @@ describe('memory', () => {
     await device.synchronize()
     const after = device.memoryUsage()
     expect([after.tensors, after.bytes]).toEqual([before.tensors, before.bytes])
-    // A block that queued work still uses cannot serve a new tensor: a longer queue needs more blocks, once.
-    expect(after.systemAllocations - before.systemAllocations).toBeLessThan(steps / 4)
-    const settled = device.memoryUsage().systemAllocations
-    for (let i = 0; i < steps; i++) {
-      step()
-      if (i % 50 === 49) await device.synchronize()
-    }
-    await device.synchronize()
-    expect(device.memoryUsage().systemAllocations - settled).toBeLessThanOrEqual(steps / 100)
+    // Seen: none. A queue that happens to be longer than before the count began may need a block more, once.
+    expect(after.systemAllocations - before.systemAllocations).toBeLessThan(10)
     for (const tensor of [...parameters, ...moments, x, lastLoss as Tensor | null]) tensor?.dispose()
   })
 
