@@ -1,6 +1,11 @@
 // The addon's entry: what was built, devices and the passage of data; operations are in operations.cc.
 #include <napi.h>
 
+#include <future>
+#include <memory>
+#include <optional>
+#include <utility>
+
 #include "addon/arguments.h"
 #include "addon/environment.h"
 #include "addon/operations.h"
@@ -84,9 +89,14 @@ Napi::Value download_sync(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const Tensor tensor = Convert<Tensor>::from({info[0], "tensor"});
     std::vector<std::byte> bytes(tensor.bytes());
-    // The fault, if any, is left for synchronize() to throw.
-    tensor.device()->download(tensor.data(), bytes.data(), bytes.size(), [](std::optional<Error>) {});
+    // The bytes are there when the completion is called, which may be later than the stream's end.
+    const auto arrived = std::make_shared<std::promise<std::optional<Error>>>();
+    tensor.device()->download(
+        tensor.data(), bytes.data(), bytes.size(),
+        [arrived](std::optional<Error> fault) { arrived->set_value(std::move(fault)); });
+    const std::optional<Error> fault = arrived->get_future().get();
     tensor.device()->synchronize();
+    if (fault) throw Error(*fault);
     return typed_array(info.Env(), tensor.dtype(), bytes);
   });
 }
