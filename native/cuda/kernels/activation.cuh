@@ -36,6 +36,8 @@ __device__ __forceinline__ float activate(float x, Activation activation) {
 
 __device__ __forceinline__ float activation_derivative(float x, Activation activation) {
   using namespace activation_constants;
+  // Beyond |x| = 15 the slopes are 0 or 1 to float32; the bound keeps infinities out. NaN passes through it.
+  x = x > 15.0f ? 15.0f : x < -15.0f ? -15.0f : x;
   switch (activation) {
     case Activation::kNone:
       return 1.0f;
