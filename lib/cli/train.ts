@@ -77,8 +77,8 @@ export async function runTraining(command: Command, terminal: Terminal): Promise
   const stopListening = onInterrupt(() => {
     controller.abort()
     const text = 'finishing this step and writing a checkpoint; interrupt again to stop at once'
-    if (progress === undefined) terminal.error(`${text}\n`)
-    else progress.message(text)
+    if (progress !== undefined && hasTerminal()) progress.message(text)
+    else terminal.error(`${text}\n`)
   })
   const hooks: TrainHooks = {
     onStart: (start) => {
@@ -86,7 +86,7 @@ export async function runTraining(command: Command, terminal: Terminal): Promise
       progress = createProgress(
         { steps: start.configuration.steps, start: start.steps, batchSize: start.configuration.batchSize },
         (line) => terminal.out(`${line}\n`),
-        process.stderr.isTTY && process.stdout.isTTY,
+        hasTerminal(),
       )
     },
     onStep: (record) => progress?.step(record),
@@ -114,6 +114,11 @@ export async function runTraining(command: Command, terminal: Terminal): Promise
     `test accuracy ${(100 * (evaluation?.accuracy ?? Number.NaN)).toFixed(2)} % after ${steps} steps, ${duration(seconds)}\n` +
       `report: ${report ?? ''}\n`,
   )
+}
+
+/** Whether a bar can be drawn. */
+function hasTerminal(): boolean {
+  return process.stderr.isTTY && process.stdout.isTTY
 }
 
 function quoted(path: string): string {

@@ -158,7 +158,7 @@ export function trainCommand(routers: readonly string[]): Command {
         DEFAULTS.cropPadding,
       ),
     )
-    .option('--no-flip', 'do not mirror images at random')
+    .option('--flip', 'mirror images at random', false)
     .option('--rand-augment', 'change images by a light RandAugment', false)
     .addOption(
       option(

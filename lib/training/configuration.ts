@@ -31,7 +31,7 @@ export interface TrainOptions extends ModelChoice {
   readonly labelSmoothing?: number | undefined
   /** Greatest norm of the gradients; 0: not clipped. */
   readonly clipNorm?: number | undefined
-  /** Random changes to the images. Default: crop with 2 pixels of padding, and flip. */
+  /** Random changes to the images. Default: crop with 1 pixel of padding. */
   readonly augment?: AugmentOptions | undefined
   /** dtype of activations and products. */
   readonly precision?: FloatDType | undefined
@@ -160,7 +160,7 @@ export async function configureRun(
     weightDecay: options.weightDecay ?? DEFAULTS.weightDecay,
     labelSmoothing: options.labelSmoothing ?? DEFAULTS.labelSmoothing,
     clipNorm: options.clipNorm ?? DEFAULTS.clipNorm,
-    augment: options.augment ?? { cropPadding: DEFAULTS.cropPadding, flip: true },
+    augment: options.augment ?? { cropPadding: DEFAULTS.cropPadding, flip: false },
     precision: options.precision ?? DEFAULTS.precision,
     seed: options.seed ?? DEFAULTS.seed,
   }

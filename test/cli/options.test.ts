@@ -59,14 +59,14 @@ describe('the options of train', () => {
     expect(await train()).toEqual({
       model: 'tiny',
       router: 'soft',
-      batchSize: 128,
-      learningRate: 2e-3,
+      batchSize: 64,
+      learningRate: 3e-3,
       weightDecay: 0.05,
-      labelSmoothing: 0.1,
+      labelSmoothing: 0,
       clipNorm: 1,
       precision: 'float32',
-      crop: 2,
-      flip: true,
+      crop: 1,
+      flip: false,
       randAugment: false,
       seed: 0,
       out: 'runs/latest',
@@ -92,7 +92,7 @@ describe('the options of train', () => {
         '--weight-decay=.1',
       ],
       ...[
-        '--no-flip',
+        '--flip',
         '--rand-augment',
         '--resume',
         '--threads',
@@ -109,7 +109,7 @@ describe('the options of train', () => {
       steps: 1000,
       learningRate: 3e-4,
       weightDecay: 0.1,
-      flip: false,
+      flip: true,
       randAugment: true,
       resume: true,
       threads: 2,
@@ -147,13 +147,13 @@ describe('--config', () => {
     join(folderOf({ 'c.json': typeof content === 'string' ? content : JSON.stringify(content) }), 'c.json')
 
   it('lies under the command line and over the defaults', async () => {
-    const config = file({ batchSize: 64, 'learning-rate': 0.01, router: 'dense', flip: false, resume: true })
+    const config = file({ batchSize: 64, 'learning-rate': 0.01, router: 'dense', flip: true, resume: true })
     const options = await train('--config', config, '--batch-size', '32')
     expect(options).toMatchObject({
       batchSize: 32,
       learningRate: 0.01,
       router: 'dense',
-      flip: false,
+      flip: true,
       resume: true,
     })
   })
