@@ -7,6 +7,7 @@ import {
   broadcast,
   cast,
   concat,
+  crossEntropy,
   dropout,
   layerNorm,
   linear,
@@ -26,6 +27,7 @@ import {
 } from '../../lib/index.js'
 import { native } from '../../lib/native.js'
 import { anything, disposed, expectRefusal, float, narrow, refuse, whole } from '../support/refusal.js'
+import { libraryUrl, runModule } from '../support/child.js'
 import { device } from '../support/tensors.js'
 
 describe('making tensors', () => {
@@ -126,6 +128,27 @@ describe('operands', () => {
     ['a disposed optional operand', () => layerNorm(float(2, 3), disposed()), 'ERR_DISPOSED', /disposed/],
     ['a disposed part', () => concat([float(2, 3), disposed()], 0), 'ERR_DISPOSED', /disposed/],
   ])
+})
+
+describe('devices', () => {
+  it.runIf(device.kind === 'cuda')('two of them in one operation', () => {
+    const there = openDevice('cpu').ones([2])
+    const here = device.ones([2])
+    expectRefusal(() => add(here, there), 'ERR_DEVICE', /cuda:0 and cpu:0.*same device/)
+    expectRefusal(() => concat([there, here], 0), 'ERR_DEVICE', /cpu:0 and cuda:0/)
+    expectRefusal(() => crossEntropy(float(2, 3), there), 'ERR_DEVICE', /same device/)
+  })
+
+  it('that are not there', async () => {
+    const result = await runModule(
+      `const { openDevice } = await import(${JSON.stringify(libraryUrl)})
+       try { openDevice('cuda') } catch (error) { console.log(error.name, error.code) }
+       console.log(openDevice().kind)`,
+      { env: { SOFTMOE_CUDA_DRIVER: '/nowhere/libcuda.so' } },
+    )
+    expect(result).toMatchObject({ code: 0, stderr: '' })
+    expect(result.stdout).toMatch(/^SoftMoEError ERR_(NO_DEVICE|DRIVER)\ncpu\n$/)
+  })
 })
 
 describe('elementwise operations', () => {
