@@ -182,9 +182,7 @@ void ThreadPool::wake(int helpers) {
   // Both sides use sequentially consistent order: either this load sees the sleeper, or the sleeper sees the
   // loop.
   if (sleeping_.load() == 0) return;
-  {
-    const std::lock_guard<std::mutex> lock(sleep_mutex_);
-  }
+  { const std::lock_guard<std::mutex> lock(sleep_mutex_); }
   if (helpers == 1) {
     work_arrived_.notify_one();
   } else {
@@ -219,9 +217,7 @@ bool ThreadPool::try_join(std::uint32_t& last_loop, int& worker) {
 void ThreadPool::leave() {
   const std::uint64_t before = state_.fetch_sub(kOneInside);
   if (inside(before) == 1 && caller_sleeps_.load()) {
-    {
-      const std::lock_guard<std::mutex> lock(end_mutex_);
-    }
+    { const std::lock_guard<std::mutex> lock(end_mutex_); }
     helpers_left_.notify_all();
   }
 }
