@@ -7,11 +7,12 @@
  *     model.safetensors              the trained model, when the run is complete
  *     evaluation.json, report.html   what it does on the test set
  */
-import { mkdir, readdir, rm, stat } from 'node:fs/promises'
+import { readdir, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { SoftMoEError } from '../core/errors.js'
 import { fileError } from '../data/files.js'
 import { writeError } from './atomic-file.js'
+import { makeFolder } from './make-folder.js'
 
 /** Paths in a run's folder. */
 export class RunFolder {
@@ -35,7 +36,7 @@ export class RunFolder {
 
   /** Makes the folders. @throws (rejects) `ERR_FILE_WRITE` */
   async create(): Promise<void> {
-    await mkdir(this.#checkpoints, { recursive: true }).catch((cause: unknown) =>
+    await makeFolder(this.#checkpoints).catch((cause: unknown) =>
       Promise.reject(writeError(this.path, cause)),
     )
   }
