@@ -1,5 +1,5 @@
 /** What the user sees while a run lasts: a bar on a terminal, else a line every so often. */
-import { Presets, SingleBar } from 'cli-progress'
+import { SingleBar } from 'cli-progress'
 import type { EvalRecord, TrainRecord } from '../training/metrics.js'
 
 /** Shows the progress of a run. */
@@ -25,6 +25,45 @@ export function duration(seconds: number): string {
   return whole >= 60 ? `${Math.floor(whole / 60)} min ${two(whole % 60)} s` : `${whole} s`
 }
 
+/** `1:02:03`, `12:05`: a duration in little room. */
+function clock(seconds: number): string {
+  if (!Number.isFinite(seconds)) return '?'
+  const whole = Math.max(0, Math.round(seconds))
+  const two = (value: number): string => String(value).padStart(2, '0')
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor((whole % 3600) / 60)]
+  return hours > 0 ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`
+}
+
+/** What a bar's line says. */
+export interface BarState {
+  readonly step: number
+  readonly steps: number
+  readonly loss: number
+  /** Share. */
+  readonly accuracy: number
+  readonly imagesPerSecond: number
+  readonly secondsLeft: number
+}
+
+const MAX_BAR = 40
+
+/** The line of a bar, in at most `columns` columns if the text alone takes no more: the bar fills what is left. */
+export function barLine(state: BarState, columns: number): string {
+  const { step, steps, loss, accuracy, imagesPerSecond, secondsLeft } = state
+  const text = [
+    `${step}/${steps}`,
+    `loss ${loss.toFixed(3)}`,
+    `accuracy ${percent(accuracy)}`,
+    `${imagesPerSecond.toFixed(0)} images/s`,
+    `${clock(secondsLeft)} left`,
+  ].join('  ')
+  // The last column stays free: some terminals wrap when it is written.
+  const room = Math.min(MAX_BAR, columns - text.length - 2)
+  if (room < 3) return text
+  const filled = Math.round((room * step) / steps)
+  return `${'█'.repeat(filled)}${'░'.repeat(room - filled)} ${text}`
+}
+
 /** Loss, accuracy and speed, smoothed over about twenty steps. */
 class Smoothed {
   #values: { loss: number; accuracy: number; secondsPerImage: number } | undefined
@@ -40,19 +79,14 @@ class Smoothed {
     }
   }
 
-  /** Texts for people. @param imagesLeft - of the run */
-  texts(imagesLeft: number): Record<'loss' | 'accuracy' | 'speed' | 'left', string> {
+  /** @param imagesLeft - of the run */
+  state(imagesLeft: number): Omit<BarState, 'step' | 'steps'> {
     const { loss, accuracy, secondsPerImage } = this.#values ?? {
       loss: 0,
       accuracy: 0,
       secondsPerImage: Infinity,
     }
-    return {
-      loss: loss.toFixed(3),
-      accuracy: percent(accuracy),
-      speed: (1 / secondsPerImage).toFixed(0),
-      left: duration(imagesLeft * secondsPerImage),
-    }
+    return { loss, accuracy, imagesPerSecond: 1 / secondsPerImage, secondsLeft: imagesLeft * secondsPerImage }
   }
 }
 
@@ -70,7 +104,11 @@ export function createProgress(
   isTerminal: boolean,
 ): Progress {
   const smoothed = new Smoothed()
-  const texts = (step: number): ReturnType<Smoothed['texts']> => smoothed.texts((steps - step) * batchSize)
+  const state = (step: number): BarState => ({
+    step,
+    steps,
+    ...smoothed.state((steps - step) * batchSize),
+  })
   if (!isTerminal) {
     let lastLine = -Infinity
     return {
@@ -79,8 +117,11 @@ export function createProgress(
         const done = record.step + 1
         if (done < steps && performance.now() - lastLine < LINE_INTERVAL_MS) return
         lastLine = performance.now()
-        const { loss, accuracy, speed, left } = texts(done)
-        print(`step ${done}/${steps}, loss ${loss}, accuracy ${accuracy}, ${speed} images/s, ${left} left`)
+        const { loss, accuracy, imagesPerSecond, secondsLeft } = state(done)
+        print(
+          `step ${done}/${steps}, loss ${loss.toFixed(3)}, accuracy ${percent(accuracy)}, ` +
+            `${imagesPerSecond.toFixed(0)} images/s, ${duration(secondsLeft)} left`,
+        )
       },
       evaluation: (record) => {
         print(evaluationText(record))
@@ -89,15 +130,13 @@ export function createProgress(
       stop: () => undefined,
     }
   }
-  const bar = new SingleBar(
-    {
-      format: '{bar} {value}/{total} | loss {loss} | accuracy {accuracy} | {speed} images/s | {left} left',
-      hideCursor: true,
-      gracefulExit: false,
-    },
-    Presets.shades_classic,
-  )
-  bar.start(steps, start, texts(start))
+  const bar = new SingleBar({
+    format: (_options, _params, payload: BarState) => barLine(payload, process.stderr.columns),
+    hideCursor: true,
+    gracefulExit: false,
+    clearOnComplete: true,
+  })
+  bar.start(steps, start, state(start))
   /** The bar's line is cleared first; its next drawing comes below the text. */
   const message = (text: string): void => {
     process.stderr.write(`\r\u001b[K${text}\n`)
@@ -105,7 +144,7 @@ export function createProgress(
   return {
     step: (record) => {
       smoothed.add(record)
-      bar.update(record.step + 1, texts(record.step + 1))
+      bar.update(record.step + 1, state(record.step + 1))
     },
     evaluation: (record) => message(evaluationText(record)),
     message,

@@ -117,6 +117,33 @@ describe('softmoe train', () => {
     expect(existsSync(join(folder, 'refused', 'checkpoints', 'step-00000001.safetensors'))).toBe(false)
   })
 
+  it.skipIf(!existsSync('/proc/self'))('says at once that no run can be kept under /proc', () => {
+    const { status, stderr } = softmoe(...common, '--out', '/proc/softmoe/run')
+    expect(stderr).toMatch(/\/proc\/softmoe cannot be made: .* takes no new folders.* \(ERR_FILE_WRITE\)/)
+    expect(status).toBe(1)
+  })
+
+  it('draws a bar within 80 columns on a terminal', ({ skip }) => {
+    const out = join(folder, 'terminal')
+    const train = [process.execPath, program, ...common, '--steps', '40', '--eval-every', '20', '--out', out]
+    const command = `stty cols 80; ${train.map((word) => `'${word}'`).join(' ')}`
+    const { error, status, stdout } = spawnSync('script', ['-qec', command, '/dev/null'], {
+      encoding: 'utf8',
+      timeout: 60_000,
+    })
+    skip(error !== undefined, 'a terminal needs the command script')
+    expect(status).toBe(0)
+    const drawn = stdout
+      .split('\u001b')
+      .flatMap((piece) => piece.replace(/^\[[\d;?]*[A-Za-z]/, '').split(/[\r\n]+/))
+    const bars = drawn.filter((line) => /^[█░]+ \d+\/40 {2}loss [\d.]+ {2}accuracy .* left$/.test(line))
+    expect(bars.length).toBeGreaterThan(2)
+    expect(Math.max(...bars.map((line) => line.length))).toBeLessThan(80)
+    for (const step of [20, 40]) {
+      expect(drawn).toContainEqual(expect.stringMatching(new RegExp(`^step ${step}: test accuracy`)))
+    }
+  })
+
   it('writes a report, and what the other commands read', () => {
     const run = join(folder, 'whole')
     expect(readFileSync(join(run, 'report.html'), 'utf8')).toContain('Training report')
