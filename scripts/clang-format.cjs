@@ -11,7 +11,7 @@ const check = process.argv.includes('--check')
 function sourcesUnder(folder) {
   return fs.readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
     const file = path.join(folder, entry.name)
-    if (entry.isDirectory()) return entry.name === 'build' ? [] : sourcesUnder(file)
+    if (entry.isDirectory()) return ['build', 'node_modules'].includes(entry.name) ? [] : sourcesUnder(file)
     return /\.(c|cc|h|cu|cuh)$/.test(entry.name) ? [file] : []
   })
 }

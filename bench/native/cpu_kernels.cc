@@ -2,123 +2,22 @@
 // multiply-adds, GB/s beside the measured read bandwidth. Usage: softmoe_native_bench [ISA [THREADS [WORDS
 // …]]]; only cases whose names contain one of the words run.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <string>
 #include <vector>
 
 #include "core/kernels.h"
 #include "cpu/isa_detect.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "machine_limits.h"
+#include "timing.h"
 
 namespace {
 
 using namespace softmoe;
 
-// Time of the clock, or with SOFTMOE_BENCH_CPU_TIME=1 processor time by thread, for machines that others use
-// too.
-bool counts_cpu_time = false;
-double seconds() {
-  if (counts_cpu_time) {
-    timespec now;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    return (static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec)) /
-           cpu::ThreadPool::instance().threads();
-  }
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// The best of several runs: other processes only ever add to a time.
-template <class Body>
-double best_time(const Body& body, double for_seconds = 0.4) {
-  body();
-  double best = 1e30;
-  const double end = seconds() + for_seconds;
-  do {
-    const double start = seconds();
-    body();
-    best = std::min(best, seconds() - start);
-  } while (seconds() < end);
-  return best;
-}
-
-#if defined(__x86_64__)
-__attribute__((target("avx512f,fma"))) void multiply_add_registers(long count) {
-  __m512 sums[24];
-#pragma GCC unroll 24
-  for (int i = 0; i < 24; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
-  const __m512 a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(0.001f);
-  for (long n = 0; n < count; ++n) {
-#pragma GCC unroll 24
-    for (int i = 0; i < 24; ++i) {
-      sums[i] = _mm512_fmadd_ps(sums[i], a, b);
-      asm volatile("" : "+v"(sums[i]));
-    }
-  }
-}
-__attribute__((target("avx512f,avx512bf16"))) void multiply_add_pairs(long count) {
-  __m512 sums[24];
-#pragma GCC unroll 24
-  for (int i = 0; i < 24; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
-  const auto a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5f), _mm512_set1_ps(0.5f));
-  for (long n = 0; n < count; ++n) {
-#pragma GCC unroll 24
-    for (int i = 0; i < 24; ++i) {
-      sums[i] = _mm512_dpbf16_ps(sums[i], a, a);
-      asm volatile("" : "+v"(sums[i]));
-    }
-  }
-}
-__attribute__((target("avx512f"))) float read_streams(const char* data, std::size_t bytes,
-                                                      std::size_t streams) {
-  __m512 sum = _mm512_setzero_ps();
-  const std::size_t each = bytes / streams;
-  for (std::size_t i = 0; i < each; i += 256) {
-    for (std::size_t s = 0; s < streams; ++s) {
-      const char* p = data + s * each + i;
-      for (int line = 0; line < 4; ++line) sum = _mm512_add_ps(sum, _mm512_loadu_ps(p + 64 * line));
-    }
-  }
-  float lanes[16];
-  _mm512_storeu_ps(lanes, sum);
-  return lanes[0];
-}
-
-void print_limits(int threads) {
-  auto& pool = cpu::ThreadPool::instance();
-  const auto on_all = [&](const auto& body) {
-    pool.parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t i = begin; i < end; ++i) body(i);
-    });
-  };
-  const long rounds = 1000000;
-  const double fma = best_time([&] { on_all([&](std::int64_t) { multiply_add_registers(rounds); }); });
-  std::printf("peak float32 FMA        %8.1f GFLOP/s\n", 24.0 * 32 * rounds * threads / fma * 1e-9);
-  if (__builtin_cpu_supports("avx512bf16")) {
-    const double pairs = best_time([&] { on_all([&](std::int64_t) { multiply_add_pairs(rounds); }); });
-    std::printf("peak bfloat16 dot pairs %8.1f GFLOP/s\n", 24.0 * 64 * rounds * threads / pairs * 1e-9);
-  }
-  const std::size_t bytes = std::size_t{1} << 29;
-  std::vector<char> memory(bytes, 1);
-  for (const std::size_t streams : {1, 4, 16}) {
-    volatile float sink = 0;
-    const std::size_t each = bytes / static_cast<std::size_t>(threads);
-    const double time = best_time([&] {
-      on_all([&](std::int64_t i) {
-        sink = read_streams(memory.data() + static_cast<std::size_t>(i) * each, each, streams);
-      });
-    });
-    std::printf("read, %2zu streams a thread %6.1f GB/s\n", streams,
-                static_cast<double>(bytes) / time * 1e-9);
-  }
-}
-#endif
+using bench::best_time;
 
 class Bench {
  public:
@@ -268,14 +167,11 @@ class Bench {
 
 int main(int argc, char** argv) {
   const std::string isa = argc > 1 ? argv[1] : cpu::available_instruction_sets().back();
-  counts_cpu_time = std::getenv("SOFTMOE_BENCH_CPU_TIME") != nullptr;
   const int threads = argc > 2 ? std::atoi(argv[2]) : cpu::ThreadPool::instance().threads();
   cpu::ThreadPool::instance().set_threads(threads);
   std::printf("%s, %d threads\n", isa.c_str(), threads);
   Bench bench(isa, std::vector<std::string>(argv + std::min(argc, 3), argv + argc));
-#if defined(__x86_64__)
-  if (bench.wants("limits") && __builtin_cpu_supports("avx512f")) print_limits(threads);
-#endif
+  if (bench.wants("limits")) bench::print_limits(threads);
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
     bench.matmul("matmul 2048", dtype, 2048, 2048, 2048, false, false);
     bench.matmul("matmul 2048", dtype, 2048, 2048, 2048, true, false);
