@@ -15,7 +15,7 @@
 
   function seriesOptions(series, format) {
     const colour = () => runColour(series.run)
-    const value = (_, number) => (number == null ? '–' : format(number))
+    const value = (_, number) => (number == null ? '' : format(number))
     const common = { label: series.label, value, spanGaps: true, points: { show: false } }
     switch (series.style) {
       case 'faint':
@@ -58,7 +58,7 @@
     const isBars = chart.series[0].style === 'bars'
     const tables = chart.series.map(({ x, y }) => [x, y])
     const data = tables.length === 1 ? tables[0] : uPlot.join(tables)
-    const xValue = (_, value) => (value == null ? '–' : Number(value.toPrecision(4)).toLocaleString('en'))
+    const xValue = (_, value) => (value == null ? '' : Number(value.toPrecision(4)).toLocaleString('en'))
     const plot = new uPlot(
       {
         width: place.clientWidth,
@@ -66,7 +66,7 @@
         cursor: isBars ? { y: false } : { y: false, sync: { key: 'steps' }, drag: { x: true, y: false } },
         scales: {
           x: { time: false, ...(isBars && barRange(data[0])) },
-          y: isBars ? { range: (_, __, most) => [0, most * 1.05] } : {},
+          y: { range: (_, least, most) => (isBars ? [0, most * 1.05] : lineRange(least, most)) },
         },
         legend: { live: true, markers: { width: 2 } },
         axes: [axis(34, (value) => value.toLocaleString('en')), axis(62, format)],
@@ -82,6 +82,13 @@
       if (place.clientWidth !== plot.width) plot.setSize({ width: place.clientWidth, height: HEIGHT })
     }).observe(place)
     return plot
+  }
+
+  /** Some room above and below; a line that is flat runs through the middle. */
+  function lineRange(least, most) {
+    if (least === most)
+      return least === 0 ? [0, 1] : [least - Math.abs(least) / 2, least + Math.abs(least) / 2]
+    return uPlot.rangeNum(least, most, 0.1, true)
   }
 
   /** Room for half a bar on either side. */

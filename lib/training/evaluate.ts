@@ -37,7 +37,7 @@ export interface TestResult {
 }
 
 const DEFAULT_BATCH = 128
-const DEFAULT_SAMPLES = 16
+const DEFAULT_SAMPLES = 18
 
 /** The images of a batch on a model's device. */
 export function batchTensor(model: VisionTransformer, batch: Batch, dataset: ImageDataset): Tensor {

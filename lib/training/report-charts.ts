@@ -34,7 +34,7 @@ export interface ReportRun {
 /** Points a line keeps: more than a chart has pixels. */
 const MAX_POINTS = 1000
 /** A smoothed line averages over about this share of the run. */
-const SMOOTHING_SHARE = 1 / 40
+const SMOOTHING_SHARE = 1 / 80
 
 /** Averages neighbouring values until at most {@link MAX_POINTS} are left; what is not finite is left out. */
 export function thin(x: readonly number[], y: readonly number[]): { x: number[]; y: (number | null)[] } {
@@ -67,7 +67,7 @@ const isTrain = (record: MetricsRecord): record is TrainRecord => record.kind ==
 const isEval = (record: MetricsRecord): record is EvalRecord => record.kind === 'eval'
 const isRouter = (record: MetricsRecord): record is RouterRecord => record.kind === 'router'
 
-/** All line charts of the runs: loss, accuracy, rates, and one chart for each router metric. */
+/** The line charts of training: loss, accuracy and rates. */
 export function lineCharts(runs: readonly ReportRun[]): Chart[] {
   const learning = (id: 'loss' | 'accuracy', title: string, format: Chart['format']): Chart => ({
     id,
@@ -92,7 +92,6 @@ export function lineCharts(runs: readonly ReportRun[]): Chart[] {
     rate('learningRate', 'Learning rate', 'scientific'),
     rate('gradNorm', 'Gradient norm', 'number'),
     rate('imagesPerSecond', 'Images per second', 'number'),
-    ...routerCharts(runs),
   ]
   return charts.filter(({ series }) => series.length > 0)
 }
@@ -137,17 +136,38 @@ function evalSeries(
   return [{ label: label(runs, run, 'test'), run: colour, style: 'points', ...thin(x, y) }]
 }
 
-function routerCharts(runs: readonly ReportRun[]): Chart[] {
-  const names = new Set(
+/** What the charts of the usual router metrics are called, those first that say most; others go by their names. */
+const METRIC_TITLES: ReadonlyMap<string, string> = new Map([
+  ['scale', 'Learned scale of the logits'],
+  ['combineEntropy', 'Entropy of the combine weights (1: uniform)'],
+  ['dispatchEntropy', 'Entropy of the dispatch weights (1: uniform)'],
+  ['importanceVariation', 'Expert importance: coefficient of variation'],
+  ['loadVariation', 'Expert load: coefficient of variation'],
+  ['tokensOver2', 'Tokens of a total dispatch weight over 2'],
+  ['tokensUnderQuarter', 'Tokens of a total dispatch weight under 1/4'],
+  ['combineWeightsMaxMean', "A token's greatest combine weight (mean)"],
+  ['combineWeightsMinMean', "A token's smallest combine weight (mean)"],
+  ['dispatchWeightsMaxMean', "A slot's greatest dispatch weight (mean)"],
+  ['dispatchWeightsMinMean', "A slot's smallest dispatch weight (mean)"],
+  ['droppedFraction', 'Tokens that no expert processed'],
+  ['droppedAssignments', 'Assignments without a place'],
+  ['expertImbalance', 'Greatest load of an expert over the mean'],
+])
+const SHARES = /fraction|share|^dropped|^tokens/i
+
+/** One line chart for each metric of the routers. */
+export function routerLineCharts(runs: readonly ReportRun[]): Chart[] {
+  const found = new Set(
     runs.flatMap(({ metrics }) =>
       metrics.filter(isRouter).flatMap(({ layers }) => layers.flatMap((layer) => Object.keys(layer.metrics))),
     ),
   )
-  return [...names].map((name) => ({
+  const known = [...METRIC_TITLES.keys()].filter((name) => found.delete(name))
+  return [...known, ...found].map((name) => ({
     id: `router-${name}`,
-    title: spelledOut(name),
+    title: METRIC_TITLES.get(name) ?? spelledOut(name),
     xLabel: 'step',
-    format: /fraction|share/i.test(name) ? 'percent' : 'number',
+    format: SHARES.test(name) ? 'percent' : 'number',
     series: runs.flatMap((run, index) => routerSeries(runs, run, index, name)),
   }))
 }

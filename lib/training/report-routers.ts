@@ -8,7 +8,7 @@ import { histogram, type Chart } from './report-charts.js'
 import { Html, html, percent } from './report-html.js'
 
 /** Slots drawn of each sample: those with the greatest combine weight. */
-const MAX_SLOTS = 12
+const MAX_SLOTS = 16
 const MAX_SAMPLES = 6
 const HEAT_COLOUR = [255, 92, 16] as const
 const HISTOGRAM_BINS = 40

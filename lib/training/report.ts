@@ -9,7 +9,7 @@ import { fileError } from '../data/files.js'
 import { writeTextAtomically } from './atomic-file.js'
 import { readEvaluation } from './evaluation.js'
 import { readMetrics } from './metrics.js'
-import { lineCharts, type Chart, type ReportRun } from './report-charts.js'
+import { lineCharts, routerLineCharts, type Chart, type ReportRun } from './report-charts.js'
 import { Html, html, scriptJson } from './report-html.js'
 import { routerCharts, routerPictures } from './report-routers.js'
 import {
@@ -99,13 +99,14 @@ function distinctNames(runs: readonly ReportRun[]): ReportRun[] {
 export function reportPage(runs: readonly ReportRun[]): string {
   const evaluated = evaluatedRuns(runs)
   const curves = lineCharts(runs)
+  const routerCurves = routerLineCharts(runs)
   const routers = evaluated.flatMap((run) =>
     run.evaluation.routers.map((router) => {
       const prefix = `run-${run.position}-layer-${router.layer}`
       return { run, router, charts: routerCharts(router, run.position, prefix) }
     }),
   )
-  const charts = [...curves, ...routers.flatMap((section) => section.charts)]
+  const charts = [...curves, ...routerCurves, ...routers.flatMap((section) => section.charts)]
   const title = `softmoe: ${runs.map(({ name }) => name).join(', ')}`
   const page = html`<!doctype html>
     <html lang="en">
@@ -127,15 +128,7 @@ export function reportPage(runs: readonly ReportRun[]): string {
               ${[...new Set(evaluated.map(({ evaluation }) => evaluation.dataset))].join(', ')}
             </p>
           </header>
-          ${summarySection(runs)}
-          ${
-            curves.length > 0
-              ? html`<section>
-                  <h2>Curves</h2>
-                  <noscript>The curves need JavaScript.</noscript>${chartPlaces(curves)}
-                </section>`
-              : html``
-          }
+          ${summarySection(runs)} ${curveSection('Curves', curves)}
           <div class="${runs.length === 1 ? 'pair' : ''}">
             ${classSection(evaluated)} ${confusionSection(evaluated)}
           </div>
@@ -150,7 +143,7 @@ export function reportPage(runs: readonly ReportRun[]): string {
                 ${chartPlaces(own)} ${routerPictures(router, run.evaluation)}
               </section>`,
           )}
-          ${configurationSection(runs)}
+          ${curveSection('Routers over training', routerCurves)} ${configurationSection(runs)}
         </main>
         <script>
           ${asset('uPlot.iife.min.js')}
@@ -164,6 +157,14 @@ export function reportPage(runs: readonly ReportRun[]): string {
       </body>
     </html> `
   return page.text
+}
+
+function curveSection(title: string, charts: readonly Chart[]): Html {
+  if (charts.length === 0) return html``
+  return html`<section>
+    <h2>${title}</h2>
+    <noscript>The curves need JavaScript.</noscript>${chartPlaces(charts)}
+  </section>`
 }
 
 function chartPlaces(charts: readonly Chart[]): Html {

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { PNG } from 'pngjs'
 import { beforeAll, describe, expect, it } from 'vitest'
 import type { Evaluation } from '../../lib/training/evaluation.js'
-import { histogram, lineCharts, smooth, thin } from '../../lib/training/report-charts.js'
+import { histogram, lineCharts, routerLineCharts, smooth, thin } from '../../lib/training/report-charts.js'
 import { readRun, reportPage, writeReport } from '../../lib/training/report.js'
 import { temporaryFolder } from '../data/temporary-folder.js'
 import { chromium, look } from './chromium.js'
@@ -47,15 +47,16 @@ describe('the numbers of the charts', () => {
   })
 
   it('show every record of the metrics', async () => {
-    const charts = lineCharts([await readRun(folder('soft'))])
+    const runs = [await readRun(folder('soft'))]
+    const charts = [...lineCharts(runs), ...routerLineCharts(runs)]
     expect(charts.map(({ title }) => title)).toEqual([
       'Loss',
       'Accuracy',
       'Learning rate',
       'Gradient norm',
       'Images per second',
-      'Dispatch entropy',
-      'Expert imbalance',
+      'Entropy of the dispatch weights (1: uniform)',
+      'Greatest load of an expert over the mean',
     ])
     const [train, , test] = charts[0].series
     expect(train.x).toHaveLength(600)
