@@ -2,121 +2,134 @@
  * The comparison of "Routers in Vision Mixture of Experts" in small: every router with the same model, the same places
  * for each token, the same steps, several seeds.
  *
- *     npm run bench:routers -- [--data FOLDER] [--out runs/routers] [--steps 4000] [--seeds 3] [--only NAME …]
+ *     npm run bench:routers -- [--out runs/routers] [--processes 2 --threads 1] [--seeds 3] [--only NAME …]
+ *     npm run bench:routers -- --timing [--out runs/routers]
  *
- * FOLDER holds the four Fashion-MNIST files; without it the embedded part is used. Run it again to go on: complete runs
- * are kept, one that was cut off goes on from its checkpoint. Writes results.json, table.md and chart.svg into --out.
+ * Run it again to go on: complete runs are kept, one that was cut off goes on from its checkpoint and ends with the same
+ * numbers. Time is measured apart, by --timing on an idle machine: all systems in turn, round after round. Both write
+ * results.json, table.md and, once there are times, chart.svg into --out.
  */
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Command } from 'commander'
-import { readEvaluation, readMetrics, SoftMoEError } from '../../lib/index.js'
-import { train } from '../../lib/training/fit.js'
-import { RunFolder } from '../../lib/training/run-folder.js'
-import { chartOf, type Result, tableOf } from './results.js'
+import { SoftMoEError } from '../../lib/index.js'
+import { writeTextAtomically } from '../../lib/training/atomic-file.js'
+import { chartOf } from './chart.js'
+import { runAll } from './pool.js'
+import { type Result, type StepTime, summarise, tableOf } from './results.js'
+import { readRun, type StudySettings, studySettings } from './runs.js'
 import { type System, SYSTEMS } from './systems.js'
+import { measureTimes } from './timing.js'
 
 interface Options {
   readonly data?: string
   readonly out: string
   readonly steps: string
   readonly seeds: string
+  readonly processes: string
   readonly threads?: string
+  readonly checkpointEvery: string
   readonly only?: readonly string[]
+  readonly timing?: boolean
+  readonly rounds: string
 }
 
-/** What a complete run left, or null. */
-async function readRun(folder: RunFolder, system: System, seed: number): Promise<Result | null> {
-  try {
-    const { accuracy, loss, millisecondsPerImage } = await readEvaluation(folder.evaluation)
-    const records = await readMetrics(folder.metrics)
-    const seconds = records.findLast((record) => record.kind === 'train')?.seconds ?? Number.NaN
-    const layers = records.findLast((record) => record.kind === 'router')?.layers ?? []
-    const dropped = layers.flatMap(({ metrics }) => metrics.droppedFraction ?? [])
-    const { name, placesPerToken } = system
-    return {
-      system: name,
-      placesPerToken,
-      seed,
-      accuracy,
-      loss,
-      millisecondsPerImage,
-      seconds,
-      droppedFraction: dropped.length === 0 ? null : dropped.reduce((a, b) => a + b) / dropped.length,
-    }
-  } catch (error) {
-    if (SoftMoEError.is(error) && error.code === 'ERR_FILE_NOT_FOUND') return null
-    throw error
+async function readJson<T>(path: string): Promise<T | null> {
+  const text = await readFile(path, 'utf8').catch(() => null)
+  return text === null ? null : (JSON.parse(text) as T)
+}
+
+/** Notes the settings in a new study's folder. @throws (rejects) if the folder holds a study with others */
+async function claimFolder(out: string, settings: StudySettings): Promise<void> {
+  await mkdir(out, { recursive: true })
+  const path = join(out, 'study.json')
+  const text = `${JSON.stringify(settings, null, 2)}\n`
+  const found = await readFile(path, 'utf8').catch(() => null)
+  if (found === null) return writeTextAtomically(path, text)
+  if (found !== text) {
+    throw new SoftMoEError(
+      'ERR_INVALID_ARGUMENT',
+      `${path} says that the runs there have other settings; give the same ones, or choose another --out`,
+    )
   }
 }
 
-async function runOne(
-  system: System,
-  seed: number,
-  options: Options,
-  signal: AbortSignal,
-): Promise<Result | null> {
-  const out = join(options.out, system.name, `seed-${seed}`)
-  const folder = new RunFolder(out)
-  const done = await readRun(folder, system, seed)
-  if (done !== null) return done
-  const resume = (await folder.lastCheckpoint()) !== undefined
-  console.error(`${system.name}, seed ${seed}${resume ? ', going on' : ''}`)
-  const result = await train({
-    out,
-    router: system.router,
-    data: options.data,
-    steps: Number(options.steps),
-    seed,
-    threads: options.threads === undefined ? undefined : Number(options.threads),
-    resume,
-    overwrite: !resume,
-    checkpointEvery: 500,
-    keep: 1,
-    signal,
-  })
-  result.model.dispose()
-  return result.complete ? readRun(folder, system, seed) : null
+/** All complete runs, seed by seed. */
+async function readResults(out: string, systems: readonly System[], seeds: number): Promise<Result[]> {
+  const all: Result[] = []
+  for (let seed = 0; seed < seeds; seed++) {
+    for (const system of systems) {
+      const result = await readRun(out, system, seed)
+      if (result !== null) all.push(result)
+    }
+  }
+  return all
 }
 
-function writeResults(out: string, results: readonly Result[]): void {
-  mkdirSync(out, { recursive: true })
-  writeFileSync(join(out, 'results.json'), `${JSON.stringify(results, null, 2)}\n`)
-  writeFileSync(join(out, 'table.md'), tableOf(results))
-  writeFileSync(join(out, 'chart.svg'), chartOf(results))
+/** Writes what is known by now. */
+async function writeResults(out: string, seeds: number, steps: number): Promise<string> {
+  const results = await readResults(out, SYSTEMS, seeds)
+  const times = (await readJson<readonly StepTime[]>(join(out, 'timing.json'))) ?? []
+  const summaries = summarise(results, times)
+  const table = tableOf(summaries)
+  await writeTextAtomically(join(out, 'results.json'), `${JSON.stringify(results, null, 2)}\n`)
+  await writeTextAtomically(join(out, 'table.md'), table)
+  if (summaries.some(({ time }) => time !== undefined)) {
+    await writeTextAtomically(join(out, 'chart.svg'), chartOf(summaries, steps))
+  }
+  return table
 }
 
 async function main(): Promise<void> {
   const names = SYSTEMS.map(({ name }) => name)
   const program = new Command('bench:routers')
-    .option('--data <folder>', 'folder of the full Fashion-MNIST; default the embedded part')
+    .option('--data <folder>', 'folder of the data; default the full Fashion-MNIST where it is installed')
     .option('--out <folder>', 'where runs and results go', 'runs/routers')
-    .option('--steps <n>', 'steps of each run', '4000')
+    .option('--steps <n>', 'steps of each run', '937')
     .option('--seeds <n>', 'runs of each system', '3')
-    .option('--threads <n>', 'threads of the CPU backend; default one a core')
+    .option('--processes <n>', 'runs at the same time', '1')
+    .option('--threads <n>', 'threads of each process; default one a core')
+    .option('--checkpoint-every <n>', 'steps between checkpoints', '200')
     .option('--only <names...>', `only these systems: ${names.join(', ')}`)
+    .option('--timing', 'measure the time of a step and of an image instead; wants an idle machine')
+    .option('--rounds <n>', 'rounds of --timing', '30')
     .parse()
   const options = program.opts<Options>()
   const unknown = options.only?.find((name) => !names.includes(name))
   if (unknown !== undefined) program.error(`--only names '${unknown}'; wanted ${names.join(', ')}`)
   const systems = SYSTEMS.filter(({ name }) => options.only?.includes(name) ?? true)
-  const interrupted = new AbortController()
-  process.once('SIGINT', () => interrupted.abort())
-  const results: Result[] = []
-  // Seed by seed: an early look shows every system.
-  for (let seed = 0; seed < Number(options.seeds); seed++) {
-    for (const system of systems) {
-      const result = await runOne(system, seed, options, interrupted.signal)
-      if (result === null) {
-        console.error('stopped; run the same command again to go on')
-        process.exitCode = 130
-        return
-      }
-      results.push(result)
-      writeResults(options.out, results)
-    }
+  const { out } = options
+  const seeds = Number(options.seeds)
+  const threads = options.threads === undefined ? undefined : Number(options.threads)
+  const settings = studySettings(options.data ?? null, Number(options.steps))
+  await claimFolder(out, settings)
+  if (options.timing === true) {
+    const times = await measureTimes(systems, out, settings, Number(options.rounds), threads)
+    await writeTextAtomically(join(out, 'timing.json'), `${JSON.stringify(times, null, 2)}\n`)
+    console.log(await writeResults(out, seeds, settings.steps))
+    return
   }
-  console.log(tableOf(results))
+  const done = await readResults(out, systems, seeds)
+  // Seed by seed: an early look shows every system.
+  const requests = Array.from({ length: seeds }, (_, seed) =>
+    systems
+      .filter(({ name }) => !done.some((result) => result.system === name && result.seed === seed))
+      .map(({ name }) => ({
+        system: name,
+        seed,
+        options: { out, settings, threads, checkpointEvery: Number(options.checkpointEvery) },
+      })),
+  ).flat()
+  const complete = await runAll(requests, Number(options.processes), async () => {
+    await writeResults(out, seeds, settings.steps)
+  })
+  const table = await writeResults(out, seeds, settings.steps)
+  if (complete) {
+    console.log(table)
+  } else {
+    console.error('stopped; run the same command again to go on')
+    process.exitCode = 130
+  }
 }
 
 main().catch((error: unknown) => {

@@ -1,5 +1,6 @@
-/** The systems that the study compares: one model, one number of steps, one option changed. */
+/** The systems that the study compares: one model, one way of training, one option changed. */
 import {
+  type AugmentOptions,
   expertsChoice,
   type RouterConfig,
   type RouterName,
@@ -8,6 +9,23 @@ import {
   sparsityConstrained,
   tokensChoice,
 } from '../../lib/index.js'
+
+/** The vision transformer of every system: 16 tokens an image. */
+export const MODEL = { patchSize: 7, width: 64, depth: 4, numHeads: 4, mlpDim: 128 } as const
+
+/** Experts in the last half of the blocks, of every system but the dense one. */
+export const NUM_EXPERTS = 8
+
+/** How every system is trained. */
+export const TRAINING = {
+  batchSize: 64,
+  learningRate: 3e-3,
+  weightDecay: 0.05,
+  labelSmoothing: 0,
+  clipNorm: 1,
+  augment: { cropPadding: 1, flip: false } satisfies AugmentOptions,
+  precision: 'float32',
+} as const
 
 /** A system of the study. */
 export interface System {

@@ -46,7 +46,8 @@ export const TINY_MODEL = {
   moe: { router: { name: 'soft', noiseStd: 1 }, numExperts: 2, dropoutRate: 0.1 },
 } as const
 
-function idx(shape: readonly number[], elements: Uint8Array): Buffer {
+/** A tensor of bytes in the format of MNIST's files. */
+export function idx(shape: readonly number[], elements: Uint8Array): Buffer {
   const header = Buffer.alloc(4 + 4 * shape.length)
   header.writeUInt8(8, 2)
   header.writeUInt8(shape.length, 3)
