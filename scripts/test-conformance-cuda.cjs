@@ -1,6 +1,7 @@
 'use strict'
-// Runs the conformance suite and the golden models on device 'cuda' through the emulated driver, with every checker
-// on; with SOFTMOE_CUDA_DRIVER set, through that driver. Ends with `N passed, N failed`.
+// Runs the conformance suite, the golden models and the tests of the device itself on device 'cuda' through the
+// emulated driver, with every checker on but for test/cuda/unchecked; with SOFTMOE_CUDA_DRIVER set, through that
+// driver. Ends with `N passed, N failed`.
 const { spawnSync } = require('node:child_process')
 const path = require('node:path')
 
@@ -18,7 +19,8 @@ function emulatedDriver() {
 
 const driver = process.env.SOFTMOE_CUDA_DRIVER ?? emulatedDriver()
 const vitest = path.join(root, 'node_modules', 'vitest', 'vitest.mjs')
-const child = spawnSync(process.execPath, [vitest, 'run', 'test/conformance', ...process.argv.slice(2)], {
+const tests = ['test/conformance', 'test/cuda']
+const child = spawnSync(process.execPath, [vitest, 'run', ...tests, ...process.argv.slice(2)], {
   cwd: root,
   stdio: 'inherit',
   env: { ...process.env, SOFTMOE_TEST_DEVICE: 'cuda', SOFTMOE_CUDA_DRIVER: driver },

@@ -69,8 +69,8 @@ export function lossWithGradient(y: Tensor, dy: Ref): Tensor {
   return customGradient(
     'lossWithGradient',
     [y],
-    () => [device.zeros([])],
-    () => [device.tensor(dy.data, y.shape, { dtype: y.dtype })],
+    () => [y.device.zeros([])],
+    () => [y.device.tensor(dy.data, y.shape, { dtype: y.dtype })],
   )[0]
 }
 
