@@ -8,6 +8,7 @@ export type {
   RoutingSide,
   RoutingWeights,
 } from './native.js'
+export { capture, CapturedFunction } from './core/capture.js'
 export { Device, openDevice, setThreads } from './core/device.js'
 export type { DeviceKind, FillOptions, RandomOptions, TensorOptions } from './core/device.js'
 export type { DType, FloatDType, TensorData } from './core/dtype.js'

@@ -10,6 +10,13 @@ export interface TensorHandle {
   readonly [tensorHandle]: true
 }
 
+declare const graphHandle: unique symbol
+
+/** The addon's hold on a captured CUDA graph; only `lib/core/capture.ts` keeps one. */
+export interface GraphHandle {
+  readonly [graphHandle]: true
+}
+
 type T = TensorHandle
 type Optional = TensorHandle | null
 type Shape = readonly number[]
@@ -88,6 +95,10 @@ export interface NativeAddon {
   synchronizeSync(device: DeviceKey): void
   memoryUsage(device: DeviceKey): MemoryUsage
   emptyCache(device: DeviceKey): void
+  beginCapture(device: DeviceKey): void
+  endCapture(device: DeviceKey): GraphHandle
+  replay(graph: GraphHandle): void
+  disposeGraph(graph: GraphHandle): void
   setThreads(threads: number): void
 
   full(device: DeviceKey, shape: Shape, dtype: DType, value: number): T

@@ -19,7 +19,7 @@ function emulatedDriver() {
 
 const driver = process.env.SOFTMOE_CUDA_DRIVER ?? emulatedDriver()
 const vitest = path.join(root, 'node_modules', 'vitest', 'vitest.mjs')
-const tests = ['test/conformance', 'test/cuda']
+const tests = ['test/conformance', 'test/core/capture', 'test/cuda']
 const child = spawnSync(process.execPath, [vitest, 'run', ...tests, ...process.argv.slice(2)], {
   cwd: root,
   stdio: 'inherit',

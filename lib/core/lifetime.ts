@@ -62,6 +62,19 @@ export function visitTensors(value: unknown, visit: (tensor: Tensor) => void): v
   }
 }
 
+/** A copy of a value made of arrays and plain objects, with another tensor in the place of each one. */
+export function mapTensors<T>(value: T, replace: (tensor: Tensor) => Tensor): T {
+  const map = (item: unknown): unknown => {
+    if (isTensor(item)) return replace(item)
+    if (Array.isArray(item)) return item.map(map)
+    if (typeof item !== 'object' || item === null) return item
+    const prototype: unknown = Object.getPrototypeOf(item)
+    if (prototype !== Object.prototype && prototype !== null) return item
+    return Object.fromEntries(Object.entries(item).map(([name, inner]) => [name, map(inner)]))
+  }
+  return map(value) as T
+}
+
 /**
  * Runs `fn` and disposes of every tensor made in it, except those that it returns (alone, in arrays or in plain
  * objects). Under a recording tape it disposes of nothing: the tape does.

@@ -1,6 +1,19 @@
 import type { RandomKey } from '../native.js'
 import { SoftMoEError } from './errors.js'
 
+let refusal: string | null = null
+
+/** Runs `fn`, in which no key may be drawn: whoever tries gets an `ERR_INVALID_ARGUMENT` with `reason`. */
+export function withoutRandomKeys<T>(reason: string, fn: () => T): T {
+  const outer = refusal
+  refusal = reason
+  try {
+    return fn()
+  } finally {
+    refusal = outer
+  }
+}
+
 /** Everything that later draws depend on. */
 export interface RandomState {
   readonly seed: number
@@ -29,6 +42,7 @@ export class RandomSource {
 
   /** A key that was never handed out. Operations may use its stream and the three after it. */
   next(): RandomKey {
+    if (refusal !== null) throw new SoftMoEError('ERR_INVALID_ARGUMENT', refusal)
     this.#draws += 1
     return { seed: this.#seed, stream: this.#draws * 4 }
   }

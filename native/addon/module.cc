@@ -8,6 +8,7 @@
 
 #include "addon/arguments.h"
 #include "addon/environment.h"
+#include "addon/graph_handle.h"
 #include "addon/operations.h"
 #include "cpu/cpu_device.h"
 
@@ -162,6 +163,39 @@ Napi::Value empty_cache(const Napi::CallbackInfo& info) {
   });
 }
 
+std::shared_ptr<cuda::CudaDevice> cuda_device(const Napi::CallbackInfo& info) {
+  const auto device =
+      std::dynamic_pointer_cast<cuda::CudaDevice>(Convert<DevicePointer>::from({info[0], "device"}));
+  if (!device) throw Error("ERR_DEVICE", "only the device 'cuda' records graphs");
+  return device;
+}
+
+// beginCapture(device): until endCapture, operations are recorded instead of run.
+Napi::Value begin_capture(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    cuda_device(info)->begin_capture();
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value end_capture(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] { return GraphHandle::wrap(info.Env(), cuda_device(info)); });
+}
+
+Napi::Value replay(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    GraphHandle::unwrap(info[0]).replay();
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value dispose_graph(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    GraphHandle::unwrap(info[0]).dispose();
+    return info.Env().Undefined();
+  });
+}
+
 Napi::Value set_threads(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const std::int64_t threads = Convert<std::int64_t>::from({info[0], "threads"});
@@ -196,6 +230,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("synchronizeSync", synchronize_sync);
   add("memoryUsage", memory_usage);
   add("emptyCache", empty_cache);
+  add("beginCapture", begin_capture);
+  add("endCapture", end_capture);
+  add("replay", replay);
+  add("disposeGraph", dispose_graph);
   add("setThreads", set_threads);
   export_operations(env, exports);
   return exports;

@@ -19,13 +19,15 @@
 
 namespace softmoe::cuda {
 
-// Launches recorded between begin_capture and end_capture, queued again as one by replay. The memory that
-// they allocated belongs to the graph; inputs and outputs must be kept alive by the owner.
+class CudaDevice;
+
+// Launches recorded between begin_capture and end_capture, queued again as one by replay. It holds the memory
+// that they allocated and all that was in use before them (device_memory.h).
 class Graph {
   struct Key {};
 
  public:
-  Graph(Key, std::shared_ptr<class CudaDevice> device, GraphExecutable executable, GraphBlocks blocks)
+  Graph(Key, std::shared_ptr<CudaDevice> device, GraphExecutable executable, GraphBlocks blocks)
       : device_(std::move(device)), executable_(executable), blocks_(std::move(blocks)) {}
   ~Graph();
   Graph(const Graph&) = delete;
@@ -34,7 +36,7 @@ class Graph {
  private:
   friend class CudaDevice;
 
-  std::shared_ptr<class CudaDevice> device_;
+  std::shared_ptr<CudaDevice> device_;
   GraphExecutable executable_;
   GraphBlocks blocks_;
 };
@@ -71,6 +73,8 @@ class CudaDevice final : public Device, public std::enable_shared_from_this<Cuda
 
   // Until end_capture, work is recorded instead of run. Uploads, downloads and waits are refused meanwhile.
   void begin_capture();
+  // Throws the fault of a recorded operation, and what makes the recording unusable; the device then goes on
+  // as if nothing had been recorded.
   std::unique_ptr<Graph> end_capture();
   void replay(const Graph& graph);
 

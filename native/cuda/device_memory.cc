@@ -28,23 +28,20 @@ std::size_t block_bytes(std::size_t bytes) {
 void* DeviceMemory::allocate(std::size_t requested) {
   const std::size_t bytes = block_bytes(requested);
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (capturing_) {
-    void* data = pop(capture_cache_, bytes);
-    if (data) {
-      graph_owned_[data].released = false;
-      return data;
-    }
+  void* data = capturing_ ? pop(capture_cache_, bytes) : nullptr;
+  if (data) {
+    blocks_[data].released = false;
+    held_bytes_ -= static_cast<std::int64_t>(bytes);
+    return data;
   }
-  void* data = pop(cache_, bytes);
+  data = pop(cache_, bytes);
   if (data) {
     cached_bytes_ -= static_cast<std::int64_t>(bytes);
   } else {
     data = allocate_from_driver(bytes);
   }
-  if (capturing_) {
-    captured_.push_back(data);
-    graph_owned_[data] = {bytes, false};
-  }
+  blocks_[data] = {bytes, capturing_ ? 1 : 0, false, capturing_};
+  if (capturing_) held_.push_back(data);
   return data;
 }
 
@@ -71,12 +68,20 @@ void DeviceMemory::release(void* data, std::size_t requested) noexcept {
   if (!data) return;
   const std::size_t bytes = block_bytes(requested);
   const std::lock_guard<std::mutex> lock(mutex_);
-  const auto owned = graph_owned_.find(data);
-  if (owned != graph_owned_.end()) {
-    owned->second.released = true;
-    if (capturing_) capture_cache_[bytes].push_back(data);
+  const auto found = blocks_.find(data);
+  if (found == blocks_.end()) return;
+  Block& block = found->second;
+  if (block.graphs == 0) {
+    blocks_.erase(found);
+    cache(data, bytes);
     return;
   }
+  block.released = true;
+  held_bytes_ += static_cast<std::int64_t>(bytes);
+  if (capturing_ && block.captured) capture_cache_[bytes].push_back(data);
+}
+
+void DeviceMemory::cache(void* data, std::size_t bytes) {
   cache_[bytes].push_back(data);
   cached_bytes_ += static_cast<std::int64_t>(bytes);
 }
@@ -97,31 +102,35 @@ void DeviceMemory::empty_cache_locked() noexcept {
 void DeviceMemory::begin_capture() {
   const std::lock_guard<std::mutex> lock(mutex_);
   capturing_ = true;
+  for (auto& [data, block] : blocks_) {
+    ++block.graphs;
+    held_.push_back(data);
+  }
 }
 
 GraphBlocks DeviceMemory::end_capture() {
   const std::lock_guard<std::mutex> lock(mutex_);
   capturing_ = false;
   capture_cache_.clear();
-  return std::exchange(captured_, {});
+  for (void* data : held_) blocks_[data].captured = false;
+  return std::exchange(held_, {});
 }
 
 void DeviceMemory::release_graph(const GraphBlocks& blocks) noexcept {
   const std::lock_guard<std::mutex> lock(mutex_);
   for (void* data : blocks) {
-    const auto owned = graph_owned_.find(data);
-    if (owned == graph_owned_.end()) continue;
-    if (owned->second.released) {
-      cache_[owned->second.bytes].push_back(data);
-      cached_bytes_ += static_cast<std::int64_t>(owned->second.bytes);
-    }
-    graph_owned_.erase(owned);
+    const auto found = blocks_.find(data);
+    if (found == blocks_.end() || --found->second.graphs > 0 || !found->second.released) continue;
+    const std::size_t bytes = found->second.bytes;
+    blocks_.erase(found);
+    held_bytes_ -= static_cast<std::int64_t>(bytes);
+    cache(data, bytes);
   }
 }
 
 std::int64_t DeviceMemory::cached_bytes() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return cached_bytes_;
+  return cached_bytes_ + held_bytes_;
 }
 
 std::int64_t DeviceMemory::driver_allocations() const {

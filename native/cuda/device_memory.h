@@ -14,7 +14,7 @@
 
 namespace softmoe::cuda {
 
-// Blocks that a captured graph writes on every replay; they return to the cache with the graph.
+// Blocks that a captured graph may read or write on every replay; they return to the cache after the graph.
 using GraphBlocks = std::vector<void*>;
 
 class DeviceMemory {
@@ -29,31 +29,37 @@ class DeviceMemory {
   // Frees the cached blocks. The stream must be idle.
   void empty_cache() noexcept;
 
-  // Between the two calls released blocks are kept apart from the cache.
+  // A graph keeps the addresses that it was captured with. So it holds what is allocated between the two
+  // calls, and whatever was in use before, which it may read: the release of a held block takes effect when
+  // no graph holds it any more.
   void begin_capture();
   GraphBlocks end_capture();
   void release_graph(const GraphBlocks& blocks) noexcept;
 
+  // Bytes that were released and are kept: for reuse, or by a graph.
   std::int64_t cached_bytes() const;
   std::int64_t driver_allocations() const;
 
  private:
-  struct Owned {
+  struct Block {
     std::size_t bytes = 0;
+    int graphs = 0;  // that hold it
     bool released = false;
+    bool captured = false;  // allocated by the graph that is being captured
   };
 
   void* allocate_from_driver(std::size_t bytes);
+  void cache(void* data, std::size_t bytes);
   void empty_cache_locked() noexcept;
 
   const Driver& driver_;
   mutable std::mutex mutex_;
   std::map<std::size_t, std::vector<void*>> cache_;
-  std::unordered_map<void*, Owned> graph_owned_;
+  std::unordered_map<void*, Block> blocks_;  // in use, or held by a graph
   std::map<std::size_t, std::vector<void*>> capture_cache_;
-  GraphBlocks captured_;
+  GraphBlocks held_;  // by the graph that is being captured
   bool capturing_ = false;
-  std::int64_t cached_bytes_ = 0;
+  std::int64_t cached_bytes_ = 0, held_bytes_ = 0;
   std::int64_t driver_allocations_ = 0;
 };
 
