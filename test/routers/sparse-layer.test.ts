@@ -9,7 +9,6 @@ import {
 } from '../reference/sparse-moe.js'
 import { sparsePlan, type SparsePlanOptions } from '../reference/sparse-transport.js'
 import { checkProperty, extent, seed } from '../support/arbitraries.js'
-import { readLayerGolden } from '../support/golden.js'
 import { expectClose, expectNoTensorsLeftBehind } from '../support/tensors.js'
 import { differentiateLayer, inGroups, layerWith, randomWeights } from './layers.js'
 import fc from 'fast-check'
@@ -17,57 +16,6 @@ import fc from 'fast-check'
 expectNoTensorsLeftBehind()
 
 const NO_LOSSES = { importanceLossWeight: 0, loadLossWeight: 0 } as const
-
-describe('the layer that routes by index', () => {
-  const { cases } = readLayerGolden('vmoe_layer') as {
-    readonly cases: readonly {
-      readonly kind: 'token' | 'expert'
-      readonly bpr: boolean | null
-      readonly K: number | null
-      readonly capacity: number
-      readonly X: Ref
-      readonly router: Ref
-      readonly W1: Ref
-      readonly b1: Ref
-      readonly W2: Ref
-      readonly b2: Ref
-      readonly dY: Ref
-      readonly Y: Ref
-      readonly grads: Readonly<Record<'X' | 'router' | 'W1' | 'b1' | 'W2' | 'b2', Ref>>
-    }[]
-  }
-
-  it('agrees with the papers’ code, with every gradient', async () => {
-    expect(cases).toHaveLength(4)
-    for (const golden of cases) {
-      const { X, router, W1, b1, W2, b2, dY, capacity, K, grads } = golden
-      const [tokens, dim] = X.shape
-      const [, experts] = router.shape
-      const exact = { rounding: 'round', multipleOf: 1 } as const
-      const config: SparseRouterConfig =
-        golden.kind === 'token'
-          ? {
-              name: 'tokens-choice',
-              ...exact,
-              ...NO_LOSSES,
-              k: K!,
-              batchPriority: golden.bpr === true,
-              capacityFactor: (capacity * experts) / (tokens * K!),
-            }
-          : { name: 'experts-choice', ...exact, capacityFactor: (capacity * experts) / tokens }
-      const layer = layerWith({ router, w1: W1, b1, w2: W2, b2 }, { router: config })
-      const one = [1, tokens, dim]
-      const { y, gradients } = await differentiateLayer(layer, reshape(X, ...one), reshape(dY, ...one))
-      expectClose(y, golden.Y, 2e-5, 'Y')
-      expectClose(gradients.dx, grads.X, 2e-5, 'dX')
-      expectClose(gradients.dRouter, grads.router, 2e-5, 'dRouter')
-      expectClose(gradients.dw1, grads.W1, 2e-5, 'dW1')
-      expectClose(gradients.db1, grads.b1, 2e-5, 'db1')
-      expectClose(gradients.dw2, grads.W2, 2e-5, 'dW2')
-      expectClose(gradients.db2, grads.b2, 2e-5, 'db2')
-    }
-  })
-})
 
 /** Two identical experts in the gate network and some identical tokens: exact ties. */
 function withTies(
