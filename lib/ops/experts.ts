@@ -43,7 +43,8 @@ export type GatherGradient = (dRows: Tensor) => Tensor
  * @param rows - ragged rows, gathered from `x` inside the product
  * @param gatherGradient - with `rows`: sums row gradients `[maxRows, dim]` into token gradients `[tokens, dim]`
  * @returns `[experts, rows, out]`, or `[maxRows, out]` with `rows`
- * @throws `ERR_SHAPE`, `ERR_DTYPE`, `ERR_DEVICE`
+ * @throws `ERR_SHAPE`, `ERR_DTYPE`, `ERR_DEVICE`; at the next wait `ERR_INVALID_ARGUMENT` for rows by hand that are
+ *   wrong (offsets that fall or end beyond the rows, tokens that do not exist)
  */
 export function experts(
   x: Tensor,

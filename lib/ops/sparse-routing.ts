@@ -2,6 +2,10 @@
  * Routing by index: which experts a token selects (V-MoE, section 2) or which tokens an expert selects (Experts Choice),
  * and the rows that the experts then work on. Tokens are routed in groups; gates and scores are float32
  * `[groups, tokens, experts]`. Selections, positions and row lists are constants to the gradient; gates are not.
+ *
+ * Selections and lists that come from the functions here are used as they are. Others are checked on the device before
+ * anything follows them; what is wrong with them is told by the next wait as `ERR_INVALID_ARGUMENT`, and the results of
+ * the operation are then without meaning.
  */
 import { recordOperation } from '../core/tape.js'
 import { handleOf, optionalHandle, type Tensor } from '../core/tensor.js'

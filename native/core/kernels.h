@@ -5,6 +5,7 @@
 #include "core/kernels/attention.h"
 #include "core/kernels/elementwise.h"
 #include "core/kernels/experts.h"
+#include "core/kernels/index_checks.h"
 #include "core/kernels/linear.h"
 #include "core/kernels/loss.h"
 #include "core/kernels/normalization.h"
@@ -79,6 +80,9 @@ class Kernels {
 #define SOFTMOE_DECLARE(family, kernel) virtual void run(const kernel& args) = 0;
   SOFTMOE_KERNELS(SOFTMOE_DECLARE)
 #undef SOFTMOE_DECLARE
+
+  virtual SafeRowLists checked(const RowListCheck& check) = 0;
+  virtual SafeSelection checked(const SelectionCheck& check) = 0;
 };
 
 }  // namespace softmoe

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 
 #include "core/device.h"
 #include "core/dtype.h"
+#include "core/index_proof.h"
 #include "core/shape.h"
 
 namespace softmoe {
@@ -20,11 +22,14 @@ class Storage {
   const std::shared_ptr<Device>& device() const { return device_; }
   std::size_t bytes() const { return bytes_; }
   void* data() const { return data_; }
+  const IndexMark& index_mark() const { return index_mark_; }
+  void set_index_mark(IndexMark mark) { index_mark_ = std::move(mark); }
 
  private:
   std::shared_ptr<Device> device_;
   std::size_t bytes_;
   void* data_;
+  IndexMark index_mark_;  // of the threads that queue work
 };
 
 class Tensor {
@@ -46,6 +51,9 @@ class Tensor {
   Buffer buffer() const { return storage_ ? Buffer{storage_->data(), dtype_} : Buffer{}; }
   // The same elements under another shape; the counts must agree (checked by the caller).
   Tensor reshaped(const Shape& shape) const { return Tensor(storage_, shape, dtype_); }
+  // What is known of the elements as indices; whoever writes into a tensor takes it away.
+  const IndexMark& index_mark() const { return storage_->index_mark(); }
+  void set_index_mark(IndexMark mark) const { storage_->set_index_mark(std::move(mark)); }
   long use_count() const { return storage_.use_count(); }
 
  private:

@@ -268,6 +268,7 @@ void CudaDevice::upload(void* target, const void* source, std::size_t bytes) {
 void CudaDevice::finish(Completion done, std::optional<Error> pending, Result result) {
   record_asynchronous_fault(result);
   if (!pending && result != kSuccess) pending = take_fault();
+  if (!pending) pending = launcher_->index_reports().take();
   done(std::move(pending));
 }
 
@@ -328,6 +329,7 @@ void CudaDevice::synchronize() {
   make_current();
   record_asynchronous_fault(driver_.stream_synchronize(stream_));
   if (const std::optional<Error> fault = take_fault()) throw Error(*fault);
+  if (const std::optional<Error> fault = launcher_->index_reports().take()) throw Error(*fault);
   const std::lock_guard<std::mutex> fault_lock(fault_mutex_);
   recent_.clear();
 }

@@ -14,6 +14,8 @@ class CudaKernels final : public Kernels {
 #define SOFTMOE_DECLARE(family, kernel) void run(const kernel& args) override;
   SOFTMOE_KERNELS(SOFTMOE_DECLARE)
 #undef SOFTMOE_DECLARE
+  SafeRowLists checked(const RowListCheck& check) override;
+  SafeSelection checked(const SelectionCheck& check) override;
 
  private:
   Launcher& launcher_;

@@ -24,6 +24,7 @@ Launcher::Launcher(const Driver& driver, Stream stream, DeviceMemory& memory,
       memory_(memory),
       properties_(properties),
       library_(driver),
+      index_reports_(driver),
       debug_(is_set("SOFTMOE_DEBUG")),
       tf32_allowed_(is_set("SOFTMOE_CUDA_TF32")) {
   if (debug_) {

@@ -11,6 +11,7 @@
 #include "core/dtype.h"
 #include "cuda/device_memory.h"
 #include "cuda/driver.h"
+#include "cuda/index_reports.h"
 #include "cuda/kernel_library.h"
 
 namespace softmoe::cuda {
@@ -82,7 +83,11 @@ class Launcher {
   bool tf32_allowed() const { return tf32_allowed_; }
   // No launch is timed while a graph is being captured.
   void set_capturing(bool capturing) { capturing_ = capturing; }
-  void unload() noexcept { library_.clear(); }
+  IndexReports& index_reports() { return index_reports_; }
+  void unload() noexcept {
+    library_.clear();
+    index_reports_.free();
+  }
 
  private:
   void launch_untyped(const char* file, const char* kernel, Grid grid, unsigned threads,
@@ -93,6 +98,7 @@ class Launcher {
   DeviceMemory& memory_;
   DeviceProperties properties_;
   KernelLibrary library_;
+  IndexReports index_reports_;
   bool debug_ = false, tf32_allowed_ = false, capturing_ = false;
   Event start_ = nullptr, end_ = nullptr;  // for SOFTMOE_DEBUG=1
 };

@@ -23,9 +23,9 @@ void mark_unused(CudaKernels& kernels, const RowLists& lists) {
 }
 
 void sort_token_rows(Launcher& launcher, const RowLists& lists, std::int64_t tokens) {
-  launcher.launch(
-      kFile, "sort_token_rows", {divide_up(tokens, kThreads)}, kThreads, 0,
-      SortTokenRows{lists.token_offsets.as<std::int32_t>(), lists.token_rows.as<std::int32_t>(), tokens});
+  launcher.launch(kFile, "sort_token_rows", {divide_up(tokens, kThreads)}, kThreads, 0,
+                  SortTokenRows{lists.token_offsets.as<std::int32_t>(), lists.token_rows.as<std::int32_t>(),
+                                tokens, lists.max_rows});
 }
 
 }  // namespace
@@ -49,7 +49,7 @@ void CudaKernels::run(const RowsFromTokensChoice& args) {
       ListRows{args.expert.as<std::int32_t>(), args.position.as<std::int32_t>(), first_row.as<std::int32_t>(),
                args.lists.expert_offsets.as<std::int32_t>(), args.lists.row_token.as<std::int32_t>(),
                args.lists.token_offsets.as<std::int32_t>(), args.lists.token_rows.as<std::int32_t>(),
-               extents_of(shape), args.k, args.capacity});
+               extents_of(shape), args.k, args.capacity, args.lists.max_rows});
   sort_token_rows(launcher_, args.lists, tokens);
 }
 

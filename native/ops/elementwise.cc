@@ -105,10 +105,14 @@ void copy_into(const Tensor& target, const Tensor& source) {
   const Check check("copy_into");
   check.same_device({&target, &source});
   check.same_shape("source", source, "target", target);
+  target.set_index_mark({});
   target.device()->launch(Cast{source.buffer(), target.buffer(), target.count()});
 }
 
-void fill_in_place(const Tensor& x, double value) { x.device()->launch(Fill{x.buffer(), x.count(), value}); }
+void fill_in_place(const Tensor& x, double value) {
+  x.set_index_mark({});
+  x.device()->launch(Fill{x.buffer(), x.count(), value});
+}
 
 Tensor multiply(const Tensor& a, const Tensor& b) {
   const Check check("multiply");

@@ -1,6 +1,7 @@
 #include "ops/experts.h"
 
 #include "ops/check.h"
+#include "ops/index_checks.h"
 
 namespace softmoe::ops {
 
@@ -10,10 +11,28 @@ struct ExpertShapes {
   ExpertRows rows;
   Shape output, hidden;
   std::int64_t dim = 0, hidden_dim = 0, out = 0;
+  RowListCheck check;                 // of ragged rows
+  std::shared_ptr<IndexProof> proof;  // that they need none
 };
 
-ExpertShapes check_experts(const Check& check, const Tensor& x, const std::optional<Tensor>& offsets,
-                           const std::optional<Tensor>& gather, const Tensor& w1, const Tensor& w2) {
+template <class Args>
+void launch_experts(Device& device, const Args& args, const ExpertShapes& shapes) {
+  if (!args.rows.offsets) return device.launch(args);
+  launch_on_rows(device, args, shapes.check, shapes.proof, [](Args& checked, const RowLists& lists) {
+    checked.rows.offsets = lists.expert_offsets.template as<const std::int32_t>();
+    checked.rows.gather = lists.row_token.template as<const std::int32_t>();
+  });
+}
+
+// Whether what is known of the row lists is enough for these experts and tokens.
+bool proves(const IndexProof& proof, const ExpertRows& rows, std::int64_t tokens) {
+  return proof.experts == rows.num_experts && proof.rows <= rows.max_rows &&
+         (!rows.gather || proof.groups * proof.tokens <= tokens);
+}
+
+ExpertShapes check_experts(const Check& check, const char* operation, const Tensor& x,
+                           const std::optional<Tensor>& offsets, const std::optional<Tensor>& gather,
+                           const Tensor& w1, const Tensor& w2) {
   check.same_device({&x, pointer(offsets), pointer(gather), &w1, &w2});
   check.floating("x", x);
   check.same_dtype("w1", w1, "x", x);
@@ -39,6 +58,16 @@ ExpertShapes check_experts(const Check& check, const Tensor& x, const std::optio
       shapes.rows.gather = gather->buffer().as<const std::int32_t>();
       shapes.rows.max_rows = gather->shape()[0];
     }
+    shapes.check.operation = operation;
+    shapes.check.lists.expert_offsets = offsets->buffer();
+    shapes.check.lists.row_token = buffer(gather);
+    shapes.check.lists.max_rows = shapes.rows.max_rows;
+    shapes.check.experts = experts;
+    shapes.check.tokens = x.shape()[0];
+    shapes.proof =
+        gather ? common_proof({{&*offsets, IndexRole::kExpertOffsets}, {&*gather, IndexRole::kRowToken}})
+               : common_proof({{&*offsets, IndexRole::kExpertOffsets}});
+    if (shapes.proof && !proves(*shapes.proof, shapes.rows, x.shape()[0])) shapes.proof = nullptr;
     shapes.output = {shapes.rows.max_rows, shapes.out};
     shapes.hidden = {shapes.rows.max_rows, shapes.hidden_dim};
   } else {
@@ -60,7 +89,7 @@ std::tuple<Tensor, std::optional<Tensor>> experts(const Tensor& x, const std::op
                                                   Activation activation, double dropout_rate,
                                                   const RandomKey& key, bool save_pre) {
   const Check check("experts");
-  const ExpertShapes shapes = check_experts(check, x, offsets, gather, w1, w2);
+  const ExpertShapes shapes = check_experts(check, ExpertsForward::kName, x, offsets, gather, w1, w2);
   check.same_device({&x, &b1, &b2});
   check.shape("b1", b1, {shapes.rows.num_experts, shapes.hidden_dim}, "[experts, hidden]");
   check.shape("b2", b2, {shapes.rows.num_experts, shapes.out}, "[experts, out]");
@@ -85,7 +114,7 @@ std::tuple<Tensor, std::optional<Tensor>> experts(const Tensor& x, const std::op
   args.activation = activation;
   args.dropout_rate = dropout_rate;
   args.key = key;
-  x.device()->launch(args);
+  launch_experts(*x.device(), args, shapes);
   return {y, pre};
 }
 
@@ -94,7 +123,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> experts_backward(
     const Tensor& w1, const Tensor& w2, const Tensor& pre, const Tensor& dy, Activation activation,
     double dropout_rate, const RandomKey& key) {
   const Check check("experts_backward");
-  const ExpertShapes shapes = check_experts(check, x, offsets, gather, w1, w2);
+  const ExpertShapes shapes = check_experts(check, ExpertsBackward::kName, x, offsets, gather, w1, w2);
   check.same_device({&x, &pre, &dy});
   check.same_dtype("dy", dy, "x", x);
   check.same_dtype("pre", pre, "x", x);
@@ -127,7 +156,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> experts_backward(
   args.activation = activation;
   args.dropout_rate = dropout_rate;
   args.key = key;
-  x.device()->launch(args);
+  launch_experts(*x.device(), args, shapes);
   return {dx, dw1, db1, dw2, db2};
 }
 

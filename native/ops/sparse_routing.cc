@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "ops/check.h"
+#include "ops/index_checks.h"
 
 namespace softmoe::ops {
 
@@ -21,6 +22,13 @@ struct NewLists {
   RowLists lists() const {
     return {expert_offsets.buffer(), row_token.buffer(), token_offsets.buffer(), token_rows.buffer(),
             row_token.count()};
+  }
+  std::shared_ptr<IndexProof> proof(const GroupShape& shape) const {
+    return new_proof(shape, 0, row_token.count(),
+                     {{&expert_offsets, IndexRole::kExpertOffsets},
+                      {&row_token, IndexRole::kRowToken},
+                      {&token_offsets, IndexRole::kTokenOffsets},
+                      {&token_rows, IndexRole::kTokenRows}});
   }
 };
 
@@ -47,6 +55,68 @@ RowLists checked_lists(const Check& check, const RowListOperands& lists, std::in
           lists.token_rows.buffer(), lists.row_token.count()};
 }
 
+// `args.lists` are `operands`, of which nothing else is known than their shapes.
+template <class Args>
+void launch_on_lists(Device& device, const Args& args, const RowListOperands& operands, std::int64_t experts,
+                     std::int64_t tokens) {
+  RowListCheck check;
+  check.operation = Args::kName;
+  check.lists = args.lists;
+  check.experts = experts;
+  check.tokens = tokens;
+  std::shared_ptr<IndexProof> proof = common_proof({{&operands.expert_offsets, IndexRole::kExpertOffsets},
+                                                    {&operands.row_token, IndexRole::kRowToken},
+                                                    {&operands.token_offsets, IndexRole::kTokenOffsets},
+                                                    {&operands.token_rows, IndexRole::kTokenRows}});
+  if (proof && (proof->experts != experts || proof->groups * proof->tokens != tokens)) proof = nullptr;
+  launch_on_rows(device, args, check, proof);
+}
+
+// Selected experts [groups, tokens, k] of which nothing else is known than their shape.
+SelectionCheck expert_check(const char* operation, const Tensor& expert, const Buffer& position,
+                            std::int64_t experts) {
+  SelectionCheck check;
+  check.operation = operation;
+  check.selected = expert.buffer();
+  check.position = position;
+  check.sets = expert.shape()[0] * expert.shape()[1];
+  check.k = expert.shape()[2];
+  check.end = experts;
+  check.distinct = true;
+  return check;
+}
+
+bool proves_experts(const std::shared_ptr<IndexProof>& proof, const Tensor& expert, std::int64_t experts) {
+  return proof && proof->experts <= experts && proof->groups == expert.shape()[0] &&
+         proof->tokens == expert.shape()[1] && proof->k == expert.shape()[2];
+}
+
+template <class Args>
+void launch_on_selection(Device& device, const Args& args, const Tensor& expert) {
+  std::shared_ptr<IndexProof> proof = common_proof({{&expert, IndexRole::kExpert}});
+  if (!proves_experts(proof, expert, args.shape.experts)) proof = nullptr;
+  const SelectionCheck check = expert_check(Args::kName, expert, {}, args.shape.experts);
+  device.submit(Args::kName, [given = args, check, proof](Kernels& kernels) {
+    if (proof && proof->holds) return kernels.run(given);
+    const SafeSelection safe = kernels.checked(check);
+    Args args = given;
+    args.expert = safe.selected;
+    kernels.run(args);
+  });
+}
+
+// The lists of a selection without a proof are checked, too: harmless elements need not make a sound whole.
+RowListCheck check_of_made(const char* operation, const RowLists& lists, const GroupShape& shape,
+                           RowListCheck::Origin origin) {
+  RowListCheck check;
+  check.operation = operation;
+  check.lists = lists;
+  check.experts = shape.experts;
+  check.tokens = shape.groups * shape.tokens;
+  check.origin = origin;
+  return check;
+}
+
 }  // namespace
 
 std::tuple<Tensor, Tensor> tokens_choice(const Tensor& scores, std::int64_t k, RoutingPriority priority) {
@@ -57,8 +127,13 @@ std::tuple<Tensor, Tensor> tokens_choice(const Tensor& scores, std::int64_t k, R
   const Shape selected{shape.groups, shape.tokens, k};
   const Tensor expert = Tensor::empty(scores.device(), selected, DType::kInt32);
   const Tensor position = Tensor::empty(scores.device(), selected, DType::kInt32);
-  scores.device()->launch(
-      TokensChoice{shape, k, priority, scores.buffer(), expert.buffer(), position.buffer()});
+  const auto proof =
+      new_proof(shape, k, 0, {{&expert, IndexRole::kExpert}, {&position, IndexRole::kPosition}});
+  const TokensChoice args{shape, k, priority, scores.buffer(), expert.buffer(), position.buffer()};
+  scores.device()->submit(TokensChoice::kName, [args, proof](Kernels& kernels) {
+    kernels.run(args);
+    proof->holds = true;
+  });
   return {expert, position};
 }
 
@@ -69,7 +144,12 @@ Tensor experts_choice(const Tensor& scores, std::int64_t capacity) {
              "capacity is " + std::to_string(capacity) + "; wanted 1 to " + std::to_string(shape.tokens) +
                  ", the tokens of a group: lower the capacity factor or use larger groups");
   const Tensor token = Tensor::empty(scores.device(), {shape.groups, shape.experts, capacity}, DType::kInt32);
-  scores.device()->launch(ExpertsChoice{shape, capacity, scores.buffer(), token.buffer()});
+  const auto proof = new_proof(shape, capacity, 0, {{&token, IndexRole::kToken}});
+  const ExpertsChoice args{shape, capacity, scores.buffer(), token.buffer()};
+  scores.device()->submit(ExpertsChoice::kName, [args, proof](Kernels& kernels) {
+    kernels.run(args);
+    proof->holds = true;
+  });
   return token;
 }
 
@@ -93,7 +173,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rows_from_tokens_choice(const Tensor&
   const std::int64_t buffers = args.shape.groups * experts * std::min(capacity, args.shape.tokens);
   const NewLists lists = new_lists(expert.device(), args.shape, std::min(expert.count(), buffers));
   args.lists = lists.lists();
-  expert.device()->launch(args);
+  std::shared_ptr<IndexProof> proof =
+      common_proof({{&expert, IndexRole::kExpert}, {&position, IndexRole::kPosition}});
+  if (!proves_experts(proof, expert, experts)) proof = nullptr;
+  const SelectionCheck selection =
+      expert_check(RowsFromTokensChoice::kName, expert, position.buffer(), experts);
+  const RowListCheck made = check_of_made(RowsFromTokensChoice::kName, args.lists, args.shape,
+                                          RowListCheck::Origin::kSelectedExperts);
+  expert.device()->submit(RowsFromTokensChoice::kName, [given = args, proof, selection, made,
+                                                        own = lists.proof(args.shape)](Kernels& kernels) {
+    if (proof && proof->holds) {
+      kernels.run(given);
+    } else {
+      const SafeSelection safe = kernels.checked(selection);
+      RowsFromTokensChoice args = given;
+      args.expert = safe.selected;
+      args.position = safe.position;
+      kernels.run(args);
+      kernels.checked(made);
+    }
+    own->holds = true;
+  });
   return {lists.expert_offsets, lists.row_token, lists.token_offsets, lists.token_rows};
 }
 
@@ -109,7 +209,32 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rows_from_experts_choice(const Tensor
   args.token = token.buffer();
   const NewLists lists = new_lists(token.device(), args.shape, token.count());
   args.lists = lists.lists();
-  token.device()->launch(args);
+  std::shared_ptr<IndexProof> proof = common_proof({{&token, IndexRole::kToken}});
+  if (proof && (proof->groups != args.shape.groups || proof->experts != args.shape.experts ||
+                proof->k != args.capacity || proof->tokens > tokens)) {
+    proof = nullptr;
+  }
+  SelectionCheck selection;
+  selection.operation = RowsFromExpertsChoice::kName;
+  selection.selected = args.token;
+  selection.sets = args.shape.groups * args.shape.experts;
+  selection.k = args.capacity;
+  selection.end = tokens;
+  const RowListCheck made = check_of_made(RowsFromExpertsChoice::kName, args.lists, args.shape,
+                                          RowListCheck::Origin::kSelectedTokens);
+  token.device()->submit(RowsFromExpertsChoice::kName, [given = args, proof, selection, made,
+                                                        own = lists.proof(args.shape)](Kernels& kernels) {
+    if (proof && proof->holds) {
+      kernels.run(given);
+    } else {
+      const SafeSelection safe = kernels.checked(selection);
+      RowsFromExpertsChoice args = given;
+      args.token = safe.selected;
+      kernels.run(args);
+      kernels.checked(made);
+    }
+    own->holds = true;
+  });
   return {lists.expert_offsets, lists.row_token, lists.token_offsets, lists.token_rows};
 }
 
@@ -122,7 +247,7 @@ Tensor gather_gates(const Tensor& gates, const RowListOperands& operands) {
   const Tensor row_gate = Tensor::empty(gates.device(), {args.lists.max_rows}, DType::kFloat32);
   args.gates = gates.buffer();
   args.row_gate = row_gate.buffer();
-  gates.device()->launch(args);
+  launch_on_lists(*gates.device(), args, operands, args.shape.experts, args.shape.groups * args.shape.tokens);
   return row_gate;
 }
 
@@ -137,7 +262,8 @@ Tensor gather_gates_backward(const Tensor& drow_gate, const Shape& gates_shape,
   check.dtype("drowGate", drow_gate, DType::kFloat32);
   args.drow_gate = drow_gate.buffer();
   args.dgates = dgates.buffer();
-  dgates.device()->launch(args);
+  launch_on_lists(*dgates.device(), args, operands, args.shape.experts,
+                  args.shape.groups * args.shape.tokens);
   return dgates;
 }
 
@@ -148,8 +274,9 @@ Tensor normalize_selected(const Tensor& gates, const Tensor& expert) {
   check.shape("expert", expert, {shape.groups, shape.tokens, Check::kAny}, "[groups, tokens, k]");
   check.dtype("expert", expert, DType::kInt32);
   const Tensor y = Tensor::empty(gates.device(), gates.shape(), DType::kFloat32);
-  gates.device()->launch(
-      NormalizeSelected{shape, expert.shape()[2], gates.buffer(), expert.buffer(), y.buffer()});
+  launch_on_selection(
+      *gates.device(),
+      NormalizeSelected{shape, expert.shape()[2], gates.buffer(), expert.buffer(), y.buffer()}, expert);
   return y;
 }
 
@@ -162,8 +289,10 @@ Tensor normalize_selected_backward(const Tensor& gates, const Tensor& expert, co
   check.shape("expert", expert, {shape.groups, shape.tokens, Check::kAny}, "[groups, tokens, k]");
   check.dtype("expert", expert, DType::kInt32);
   const Tensor dgates = Tensor::empty(gates.device(), gates.shape(), DType::kFloat32);
-  gates.device()->launch(NormalizeSelectedBackward{shape, expert.shape()[2], gates.buffer(), expert.buffer(),
-                                                   dy.buffer(), dgates.buffer()});
+  launch_on_selection(*gates.device(),
+                      NormalizeSelectedBackward{shape, expert.shape()[2], gates.buffer(), expert.buffer(),
+                                                dy.buffer(), dgates.buffer()},
+                      expert);
   return dgates;
 }
 
@@ -186,7 +315,7 @@ Tensor combine_rows(const Tensor& rows, const std::optional<Tensor>& row_gate,
   args.rows = rows.buffer();
   args.row_gate = buffer(row_gate);
   args.y = y.buffer();
-  rows.device()->launch(args);
+  launch_on_lists(*rows.device(), args, operands, args.experts, args.tokens);
   return y;
 }
 
@@ -211,7 +340,7 @@ std::tuple<Tensor, Tensor> combine_rows_backward(const Tensor& rows, const Tenso
   args.dy = dy.buffer();
   args.drows = drows.buffer();
   args.drow_gate = drow_gate.buffer();
-  rows.device()->launch(args);
+  launch_on_lists(*rows.device(), args, operands, args.experts, args.tokens);
   return {drows, drow_gate};
 }
 

@@ -78,7 +78,14 @@ void CpuKernels::run(const RowsFromTokensChoice& args) {
         token_offsets[token] = at;
         for (std::int64_t i = token * k; i < (token + 1) * k; ++i) {
           if (position[i] >= args.capacity) continue;
-          const std::int32_t row = first_row[group * experts + expert[i]] + position[i];
+          const std::int32_t* first = first_row + group * experts + expert[i];
+          // Only positions that nobody checked lead beyond the group's rows; the check comes after.
+          const bool is_last = group + 1 == groups && expert[i] + 1 == experts;
+          const std::int32_t end = is_last              ? rows
+                                   : group + 1 < groups ? first[experts]
+                                                        : first_row[expert[i] + 1];
+          if (position[i] >= end - *first || end > args.lists.max_rows || at >= args.lists.max_rows) continue;
+          const std::int32_t row = *first + position[i];
           row_token[row] = static_cast<std::int32_t>(token);
           std::int32_t place = at++;
           for (; place > token_offsets[token] && token_rows[place - 1] > row; --place)

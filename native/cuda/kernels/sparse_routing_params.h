@@ -71,7 +71,7 @@ struct ListRows {
   const std::int32_t* token_offsets;
   std::int32_t* token_rows;
   GroupExtents shape;
-  std::int64_t k, capacity;
+  std::int64_t k, capacity, max_rows;
 };
 
 struct ListChosenTokens {
@@ -88,7 +88,7 @@ struct ListChosenTokens {
 struct SortTokenRows {
   const std::int32_t* token_offsets;
   std::int32_t* token_rows;
-  std::int64_t tokens;
+  std::int64_t tokens, max_rows;
 };
 
 // By row: row_gate[r] = gates[token, expert], or back.

@@ -66,9 +66,11 @@ SOFTMOE_KERNEL(list_rows, ListRows) {
   std::int32_t at = p.token_offsets[token];
   for (std::int64_t i = token * p.k; i < (token + 1) * p.k; ++i) {
     if (p.position[i] >= p.capacity) continue;
-    const std::int32_t row = p.first_row[p.expert[i] * p.shape.groups + group] + p.position[i];
+    const std::int64_t row = std::int64_t{p.first_row[p.expert[i] * p.shape.groups + group]} + p.position[i];
+    // Only positions that nobody checked lead out of the lists; the check comes after.
+    if (row >= p.max_rows || at >= p.max_rows) continue;
     p.row_token[row] = static_cast<std::int32_t>(token);
-    p.token_rows[at++] = row;
+    p.token_rows[at++] = static_cast<std::int32_t>(row);
   }
 }
 
@@ -100,7 +102,8 @@ SOFTMOE_KERNEL(list_chosen_tokens, ListChosenTokens) {
 SOFTMOE_KERNEL(sort_token_rows, SortTokenRows) {
   const std::int64_t token = thread_index();
   if (token >= p.tokens) return;
-  const std::int32_t begin = p.token_offsets[token], end = p.token_offsets[token + 1];
+  const std::int32_t begin = p.token_offsets[token];
+  const auto end = static_cast<std::int32_t>(min(std::int64_t{p.token_offsets[token + 1]}, p.max_rows));
   for (std::int32_t i = begin + 1; i < end; ++i) {
     const std::int32_t row = p.token_rows[i];
     std::int32_t place = i;
