@@ -16,6 +16,8 @@ const ELEMENT_TYPES: Readonly<Record<number, { readonly name: IdxType; readonly 
   0x0e: { name: 'float64', bytes: 8 },
 }
 const MAX_RANK = 4
+/** Numbers up to the greatest label become class names; a label beyond is no class, but damage. */
+const MAX_NUMBERED_CLASSES = 2 ** 16
 
 export type IdxType = 'uint8' | 'int8' | 'int16' | 'int32' | 'float32' | 'float64'
 
@@ -121,6 +123,12 @@ export async function readIdxPair(
     )
   }
   const greatest = labels.reduce((most, label) => Math.max(most, label), 0)
+  if (options.classNames === undefined && greatest >= MAX_NUMBERED_CLASSES) {
+    throw new SoftMoEError(
+      'ERR_FILE_FORMAT',
+      `${labelsPath} holds the label ${greatest}; without class names labels are below ${MAX_NUMBERED_CLASSES}`,
+    )
+  }
   const classNames = options.classNames ?? Array.from({ length: greatest + 1 }, (_, label) => String(label))
   const name = options.name ?? basename(join(imagesPath, '..'))
   return createDataset({ name, images: images.bytes, labels, height, width, channels, classNames })
