@@ -1,11 +1,12 @@
-/** What is timed: layers of the papers at their shapes, built through the public API. */
+/** What is timed, and the layers of the papers at their shapes, built through the public API. */
 import {
   type Device,
+  expertsChoice,
   type FloatDType,
-  type Module,
+  mean,
   Mlp,
   mlpCost,
-  mean,
+  type Module,
   multiply,
   noGrad,
   SoftMoE,
@@ -15,188 +16,252 @@ import {
   Tape,
   type Tensor,
   tokensChoice,
-  expertsChoice,
 } from '../lib/index.js'
+import { BACKBONES, type BackboneName, type ExpertShape, type Pass } from './backbones.js'
+import type { Problem } from './peers/problem.js'
 
-/** Width, hidden width and tokens of a backbone's blocks at 224 pixels. */
-const BACKBONES = {
-  'S/16': { dim: 384, hiddenDim: 1536, tokens: 196 },
-  'B/16': { dim: 768, hiddenDim: 3072, tokens: 196 },
-  'L/16': { dim: 1024, hiddenDim: 4096, tokens: 196 },
-  'H/14': { dim: 1280, hiddenDim: 5120, tokens: 256 },
-} as const
+/** The parts of the benchmark. */
+export const GROUPS = ['layers', 'routers', 'sweep', 'models', 'parts', 'peers'] as const
+export type Group = (typeof GROUPS)[number]
 
-export type BackboneName = keyof typeof BACKBONES
+/** When a case runs without being named: always, without `--quick`, or with `--all`. */
+export type Extent = 'quick' | 'standard' | 'all'
+
+/** A case that is ready to run. */
+export interface PreparedCase {
+  /** Queues one run. */
+  readonly run: () => void
+  readonly dispose: () => void
+}
 
 /** One row of the benchmark. */
 export interface BenchCase {
+  readonly group: Group
   readonly name: string
+  /** Cases of one family are timed in turns and compared with each other. */
+  readonly family: string
+  readonly pass: Pass
   readonly dtype: FloatDType
+  readonly threads: number
+  readonly extent: Extent
   readonly shape: Readonly<Record<string, number>>
   /** FLOPs of matrix products, a multiply-add counting 2. */
   readonly flops: number
-  /** Bytes of weights that one run must read at least once. */
-  readonly weightBytes: number
-  /** Builds the layer; `run` queues one run, `dispose` frees it. */
-  readonly prepare: () => { readonly run: () => void; readonly dispose: () => void }
+  /** Bytes that one run must move at least once: weights, or the operands of a routing step. */
+  readonly bytes: number
+  /** About what it allocates. */
+  readonly memoryBytes: number
+  /** The same layer for the peers, or null. */
+  readonly problem: Problem | null
+  readonly prepare: (device: Device) => PreparedCase
 }
 
-/** Which pass is timed. */
-export type Pass = 'forward' | 'forward+backward'
+/** What the makers of cases share. */
+export interface CaseOptions {
+  readonly dtype: FloatDType
+  readonly batch: number
+  readonly pass: Pass
+  readonly threads: number
+  readonly extent: Extent
+}
+
+/** What `--only` is matched with. */
+export function idOf({ group, name, pass, dtype, threads }: BenchCase): string {
+  return `${group}: ${name}, ${pass}, ${dtype}, ${threads} ${threads === 1 ? 'thread' : 'threads'}`
+}
+
+export const bytesOf = (dtype: FloatDType): number => (dtype === 'bfloat16' ? 2 : 4)
+
+/**
+ * Bytes of weights that a pass moves: the backward reads them once more and writes a float32 gradient for each.
+ *
+ * @param parameters - trained scalars
+ */
+export function weightTraffic(parameters: number, dtype: FloatDType, pass: Pass): number {
+  return parameters * (pass === 'forward' ? bytesOf(dtype) : 2 * bytesOf(dtype) + 4)
+}
+
+/** Bytes that stay allocated for weights: float32 masters, bfloat16 copies and gradients. */
+export function weightMemory(parameters: number, dtype: FloatDType, pass: Pass): number {
+  return parameters * (4 + (dtype === 'bfloat16' ? 2 : 0) + (pass === 'forward' ? 0 : 4))
+}
+
+/** FLOPs of a pass: the backward has two products for each of the forward's. */
+export const passFlops = (flops: number, pass: Pass): number => flops * (pass === 'forward' ? 1 : 3)
 
 interface Layer extends Module {
   forward(x: Tensor): Tensor
 }
 
-interface Options {
-  readonly device: Device
-  readonly dtype: FloatDType
-  readonly batch: number
-  readonly pass: Pass
+/** A layer on random tokens. */
+export function prepareLayer(
+  device: Device,
+  layer: Layer,
+  shape: readonly number[],
+  { dtype, pass }: Pick<CaseOptions, 'dtype' | 'pass'>,
+): PreparedCase {
+  const dispose = (x: Tensor): void => {
+    layer.dispose()
+    x.dispose()
+  }
+  if (pass === 'forward') {
+    layer.eval()
+    const x = device.normal(shape, { dtype, key: { seed: 1, stream: 0 } })
+    return { run: () => noGrad(() => layer.forward(x)).dispose(), dispose: () => dispose(x) }
+  }
+  const random = device.normal(shape, { key: { seed: 1, stream: 0 } })
+  const x = device.tensor(random.dataSync(), shape, { dtype, requiresGrad: true })
+  random.dispose()
+  const run = (): void => {
+    const tape = new Tape()
+    const loss = tape.record(() => {
+      const y = layer.forward(x)
+      return mean(multiply(y, y))
+    })
+    tape.backward(loss)
+    loss.dispose()
+    layer.zeroGrad()
+    x.grad?.dispose()
+    x.grad = null
+  }
+  return { run, dispose: () => dispose(x) }
 }
 
-function inferOnce(layer: Layer, x: Tensor): void {
-  noGrad(() => layer.forward(x)).dispose()
+interface LayerCase {
+  readonly group: Group
+  readonly name: string
+  readonly family: string
+  readonly cost: { readonly flops: number; readonly parameters: number }
+  readonly sizes: { readonly dim: number; readonly hiddenDim: number; readonly tokens: number }
+  /** Rows that the experts work on, for each image. */
+  readonly rows: number
+  readonly shape?: Readonly<Record<string, number>>
+  readonly problem?: Problem
+  readonly make: (device: Device) => Layer
 }
 
-function makeCase(
-  name: string,
-  backbone: BackboneName,
-  options: Options,
-  cost: { readonly flops: number; readonly parameters: number },
-  make: () => Layer,
-): BenchCase {
-  const { device, dtype, batch, pass } = options
-  const { dim, tokens } = BACKBONES[backbone]
-  const passes = pass === 'forward' ? 1 : 3
-  const bytesPerWeight = dtype === 'bfloat16' ? 2 : 4
-  // The backward reads the weights once more and writes a float32 gradient for each.
-  const weightBytes = cost.parameters * (pass === 'forward' ? bytesPerWeight : 2 * bytesPerWeight + 4)
+export function layerCase(layer: LayerCase, options: CaseOptions): BenchCase {
+  const { dtype, batch, pass, threads, extent } = options
+  const { dim, hiddenDim, tokens } = layer.sizes
+  const { parameters, flops } = layer.cost
+  const kept = pass === 'forward' ? 1 : 3
+  const activations = 4 * batch * (kept * layer.rows * (hiddenDim + dim) + 4 * tokens * dim)
   return {
-    name: `${name} ${backbone} ${pass}`,
+    group: layer.group,
+    name: `${layer.name} B=${batch}`,
+    family: `${layer.family} B=${batch}, ${pass}, ${dtype}, ${threads}`,
+    pass,
     dtype,
-    shape: { batch, tokens, dim },
-    flops: passes * batch * cost.flops,
-    weightBytes,
-    prepare: () => {
-      const layer = make()
-      if (pass === 'forward') layer.eval()
-      const x = device.normal([batch, tokens, dim], { dtype, key: { seed: 1, stream: 0 } })
-      const forward = (): void => inferOnce(layer, x)
-      const backward = (): void => {
-        const tape = new Tape()
-        const loss = tape.record(() => {
-          const y = layer.forward(x)
-          return mean(multiply(y, y))
-        })
-        tape.backward(loss)
-        loss.dispose()
-        layer.zeroGrad()
-      }
-      return {
-        run: pass === 'forward' ? forward : backward,
-        dispose: () => {
-          layer.dispose()
-          x.dispose()
-        },
-      }
-    },
+    threads,
+    extent,
+    shape: { batch, tokens, dim, hiddenDim, ...layer.shape },
+    flops: passFlops(batch * flops, pass),
+    bytes: weightTraffic(parameters, dtype, pass),
+    memoryBytes: weightMemory(parameters, dtype, pass) + activations,
+    problem: layer.problem ?? null,
+    prepare: (device) => prepareLayer(device, layer.make(device), [batch, tokens, dim], options),
   }
 }
 
-export function denseMlp(backbone: BackboneName, options: Options): BenchCase {
-  const { dim, hiddenDim, tokens } = BACKBONES[backbone]
-  return makeCase(
-    'dense MLP',
-    backbone,
+/** The dense MLP of a ViT block. */
+export function denseMlp(group: Group, backbone: BackboneName, options: CaseOptions): BenchCase {
+  const sizes = BACKBONES[backbone]
+  const { dim, hiddenDim, tokens } = sizes
+  const { dtype } = options
+  return layerCase(
+    {
+      group,
+      name: `dense MLP ${backbone}`,
+      family: `dense ${backbone}`,
+      cost: mlpCost(tokens, dim, hiddenDim),
+      sizes,
+      rows: tokens,
+      problem: { backbone, experts: null, ...options },
+      make: (device) => new Mlp({ dim, hiddenDim }, { device, dtype }),
+    },
     options,
-    mlpCost(tokens, dim, hiddenDim),
-    () => new Mlp({ dim, hiddenDim }, options),
   )
 }
 
+/** The Soft MoE layer. */
 export function softMoe(
+  group: Group,
   backbone: BackboneName,
-  experts: { readonly numExperts: number; readonly slotsPerExpert: number },
-  options: Options,
+  experts: ExpertShape,
+  options: CaseOptions,
+  family = 'soft',
 ): BenchCase {
-  const { dim, hiddenDim, tokens } = BACKBONES[backbone]
-  const shape = { dim, hiddenDim, ...experts }
-  return makeCase(
-    `Soft MoE ${experts.numExperts}x${experts.slotsPerExpert}`,
-    backbone,
+  const sizes = BACKBONES[backbone]
+  const { numExperts, slotsPerExpert } = experts
+  const { dim, hiddenDim } = sizes
+  const { dtype } = options
+  return layerCase(
+    {
+      group,
+      name: `Soft MoE ${numExperts}x${slotsPerExpert} ${backbone}`,
+      family: `${family} ${backbone}`,
+      cost: softMoeCost({ ...sizes, ...experts }),
+      sizes,
+      rows: numExperts * slotsPerExpert,
+      shape: { numExperts, slotsPerExpert },
+      problem: { backbone, experts, ...options },
+      make: (device) => new SoftMoE({ dim, hiddenDim, ...experts }, { device, dtype }),
+    },
     options,
-    softMoeCost({ ...shape, tokens }),
-    () => new SoftMoE(shape, options),
   )
 }
 
+/** A layer with as many places in the experts' buffers as there are tokens. */
 export function sparseMoe(
   backbone: BackboneName,
-  router: 'tokens-choice' | 'experts-choice',
+  router: 'Tokens Choice k=1' | 'Tokens Choice k=2' | 'Experts Choice',
   numExperts: number,
-  options: Options,
+  options: CaseOptions,
 ): BenchCase {
-  const { dim, hiddenDim, tokens } = BACKBONES[backbone]
-  const config = router === 'tokens-choice' ? tokensChoice({ k: 1, capacityFactor: 1 }) : expertsChoice()
-  return makeCase(
-    `${router} ${numExperts}`,
-    backbone,
+  const sizes = BACKBONES[backbone]
+  const { dim, hiddenDim, tokens } = sizes
+  const { dtype } = options
+  const exact = { rounding: 'round', multipleOf: 1 } as const
+  const config = {
+    'Tokens Choice k=1': tokensChoice({ ...exact, k: 1, capacityFactor: 1 }),
+    'Tokens Choice k=2': tokensChoice({ ...exact, k: 2, capacityFactor: 0.5 }),
+    'Experts Choice': expertsChoice({ capacityFactor: 1 }),
+  }[router]
+  return layerCase(
+    {
+      group: 'routers',
+      name: `${router} ${numExperts} ${backbone}`,
+      family: `routers ${backbone}`,
+      cost: sparseMoeCost({ tokens, dim, hiddenDim, numExperts }, tokens),
+      sizes,
+      rows: tokens,
+      shape: { numExperts },
+      make: (device) => new SparseMoE({ dim, hiddenDim, numExperts, router: config }, { device, dtype }),
+    },
     options,
-    sparseMoeCost({ tokens, dim, hiddenDim, numExperts }, tokens),
-    () => new SparseMoE({ dim, hiddenDim, numExperts, router: config }, options),
   )
 }
 
-/** The standard rows; `quick` keeps the small ones. */
-export function standardCases(device: Device, dtype: FloatDType, quick: boolean): readonly BenchCase[] {
-  const cases: BenchCase[] = []
-  for (const pass of ['forward', 'forward+backward'] as const) {
-    const s16 = { device, dtype, batch: 8, pass }
-    cases.push(
-      denseMlp('S/16', s16),
-      softMoe('S/16', { numExperts: 128, slotsPerExpert: 1 }, s16),
-      softMoe('S/16', { numExperts: 16, slotsPerExpert: 12 }, s16),
-      sparseMoe('S/16', 'tokens-choice', 16, s16),
-      sparseMoe('S/16', 'experts-choice', 16, s16),
-    )
-    if (pass === 'forward')
-      cases.push(softMoe('S/16', { numExperts: 128, slotsPerExpert: 1 }, { ...s16, batch: 1 }))
-    if (quick) continue
-    const b16 = { ...s16, batch: 4 }
-    cases.push(denseMlp('B/16', b16), softMoe('B/16', { numExperts: 128, slotsPerExpert: 1 }, b16))
-    if (pass === 'forward')
-      cases.push(denseMlp('L/16', { ...s16, batch: 2 }), denseMlp('H/14', { ...s16, batch: 2 }))
-  }
-  return cases
-}
+/** The layer of the sweep: small enough for 4096 experts in the memory of a usual machine. */
+const SWEEP = { dim: 128, hiddenDim: 512, tokens: 196, slots: 4096 } as const
 
-/** Fixed slots, more and more experts: the cost of Soft MoE depends on the slots. */
-export function expertSweep(device: Device, dtype: FloatDType): readonly BenchCase[] {
-  const slots = 1024
-  return [8, 32, 128, 512, 1024].map((numExperts) => {
-    const slotsPerExpert = slots / numExperts
-    const shape = { dim: 192, hiddenDim: 384, tokens: 196 }
-    const cost = softMoeCost({ ...shape, numExperts, slotsPerExpert })
-    const batch = 4
-    const layerOptions = { ...shape, numExperts, slotsPerExpert }
-    return {
-      name: `sweep: ${slots} slots, ${numExperts} experts`,
-      dtype,
-      shape: { batch, ...shape, numExperts, slotsPerExpert },
-      flops: batch * cost.flops,
-      weightBytes: cost.parameters * (dtype === 'bfloat16' ? 2 : 4),
-      prepare: () => {
-        const layer = new SoftMoE(layerOptions, { device, dtype }).eval()
-        const x = device.normal([batch, shape.tokens, shape.dim], { dtype, key: { seed: 1, stream: 0 } })
-        return {
-          run: () => inferOnce(layer, x),
-          dispose: () => {
-            layer.dispose()
-            x.dispose()
-          },
-        }
-      },
-    }
-  })
+/** Soft MoE with the same slots among more or fewer experts. */
+export function sweepCase(numExperts: number, options: CaseOptions): BenchCase {
+  const { slots, ...sizes } = SWEEP
+  const { dim, hiddenDim } = sizes
+  const experts = { numExperts, slotsPerExpert: slots / numExperts }
+  const { dtype } = options
+  return layerCase(
+    {
+      group: 'sweep',
+      name: `${slots} slots, ${numExperts} experts`,
+      family: 'sweep',
+      cost: softMoeCost({ ...sizes, ...experts }),
+      sizes,
+      rows: slots,
+      shape: experts,
+      make: (device) => new SoftMoE({ dim, hiddenDim, ...experts }, { device, dtype }),
+    },
+    options,
+  )
 }

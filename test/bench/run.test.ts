@@ -1,0 +1,133 @@
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { relativeDifference } from '../../bench/peers/compare.js'
+import { PeerProcess } from '../../bench/peers/peer.js'
+import type { Row } from '../../bench/rows.js'
+import { barChart, lineChart, linearTicks, logTicks } from '../../bench/svg.js'
+
+let folder = ''
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'softmoe-bench-test-'))
+})
+afterAll(() => {
+  rmSync(folder, { recursive: true, force: true })
+})
+
+describe('the benchmark', () => {
+  it('writes a row for each case, and charts', () => {
+    const [json, charts] = [join(folder, 'rows.jsonl'), join(folder, 'charts')]
+    const argv = ['--import', 'tsx', 'bench/run.ts', '--quick', '--no-limits', '--seconds', '0.05']
+    const child = spawnSync(process.execPath, [...argv, '--json', json, '--charts', charts], {
+      encoding: 'utf8',
+    })
+    expect(child.stderr).toBe('')
+    expect(child.status).toBe(0)
+    const rows = readFileSync(json, 'utf8')
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as Row)
+    expect(rows.map(({ name, dtype }) => `${name} ${dtype}`)).toEqual([
+      'dense MLP S/16 B=8 float32',
+      'Soft MoE 128x1 S/16 B=8 float32',
+      'dense MLP S/16 B=8 bfloat16',
+      'Soft MoE 128x1 S/16 B=8 bfloat16',
+    ])
+    for (const row of rows) {
+      expect(child.stdout).toContain(row.name)
+      expect(row.medianMs).toBeGreaterThan(0)
+      expect(row.gflops).toBeGreaterThan(0)
+      expect(row.p10Ms).toBeLessThanOrEqual(row.medianMs)
+      expect(row.p90Ms).toBeGreaterThanOrEqual(row.medianMs)
+    }
+    // Without limits there is no floor to draw.
+    expect(readdirSync(charts)).toEqual([])
+  })
+})
+
+describe('a peer', () => {
+  const worker = (script: string): readonly string[] => {
+    const path = join(folder, `worker-${script.length}.mjs`)
+    writeFileSync(path, script)
+    return [process.execPath, path]
+  }
+
+  it('is asked for times and for its output', async () => {
+    const peer = await PeerProcess.start(
+      worker(`import { writeFileSync } from 'node:fs'
+import { createInterface } from 'node:readline'
+console.log('a remark of the library')
+console.log('ready Peer 1.2 ' + process.argv[2])
+for await (const line of createInterface({ input: process.stdin })) {
+  const [command, argument] = line.split(' ')
+  if (command === 'run') console.log('times' + ' 1.5'.repeat(Number(argument)))
+  else if (command === 'output') console.log('written', writeFileSync(argument, new Uint8Array(Float32Array.of(1, 2).buffer)))
+  else process.exit(0)
+}`),
+      ['kind=mlp'],
+    )
+    if (!(peer instanceof PeerProcess)) throw new Error(peer.skipped)
+    expect(peer.name).toBe('Peer 1.2 kind=mlp')
+    expect(await peer.time(3)).toEqual([1.5, 1.5, 1.5])
+    expect(await peer.outputs(folder)).toEqual(Float32Array.of(1, 2))
+    await peer.stop()
+  })
+
+  it('says why it is skipped, or what it failed with', async () => {
+    expect(await PeerProcess.start(worker("console.log('skip not installed')"), [])).toEqual({
+      skipped: 'not installed',
+    })
+    expect(await PeerProcess.start(worker("throw new Error('broken library')"), [])).toMatchObject({
+      skipped: expect.stringContaining('it failed: Error: broken library') as string,
+    })
+    expect(await PeerProcess.start([join(folder, 'no-such-program')], [])).toMatchObject({
+      skipped: expect.stringContaining('ENOENT') as string,
+    })
+  })
+
+  it('is refused when its results differ', () => {
+    expect(relativeDifference(Float32Array.of(1, -4), Float32Array.of(1, -3))).toBe(0.25)
+    expect(relativeDifference(Float32Array.of(1, 2), Float32Array.of(1))).toBe(Number.POSITIVE_INFINITY)
+    expect(relativeDifference(Float32Array.of(1, 2), Float32Array.of(Number.NaN, 2))).toBe(
+      Number.POSITIVE_INFINITY,
+    )
+    expect(relativeDifference(new Float32Array(2), new Float32Array(2))).toBe(0)
+  })
+})
+
+describe('a chart', () => {
+  it('has round ticks', () => {
+    expect(linearTicks(1)).toEqual([0, 0.2, 0.4, 0.6, 0.8, 1])
+    expect(linearTicks(430)).toEqual([0, 100, 200, 300, 400])
+    expect(logTicks(0.9, 60)).toEqual([1, 2, 5, 10, 20, 50])
+  })
+
+  it('draws one bar for each value, in proportion, and escapes names', () => {
+    const svg = barChart({
+      title: 'A & B',
+      subtitle: '',
+      series: ['<one>', 'two'],
+      groups: [
+        { name: 'group', values: [1, 2] },
+        { name: 'half', values: [null, 1] },
+      ],
+      format: String,
+    })
+    const widths = [...svg.matchAll(/<rect x="330" y="[\d.]+" width="([\d.]+)"/g)].map((match) =>
+      Number(match[1]),
+    )
+    expect(widths).toEqual([250, 500, 250])
+    expect(svg).toContain('A &#38; B')
+    expect(svg).not.toContain('<one>')
+  })
+
+  it('puts powers of two at even distances on a log scale', () => {
+    const points = [8, 64, 512].map((x) => [x, x] as const)
+    const series = [{ name: 'line', dashed: false, colour: 0, points }]
+    const svg = lineChart({ title: '', subtitle: '', xLabel: '', yLabel: '', series })
+    const places = [...svg.matchAll(/<circle cx="([\d.]+)" cy="([\d.]+)"/g)].map((match) => Number(match[1]))
+    expect(places).toEqual([80, 390, 700])
+  })
+})
