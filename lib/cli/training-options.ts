@@ -107,9 +107,9 @@ export function trainCommand(routers: readonly string[]): Command {
     .addOption(
       option(
         '--model <name|file>',
-        'tiny, a size and patch of the papers like S/16, or a JSON file',
+        'tiny, small, a size and patch of the papers like S/16, or a JSON file',
         nonEmpty,
-        'tiny',
+        DEFAULTS.model,
       ),
     )
     .addOption(option('--router <name>', `one of ${routers.join(', ')}`, oneOf(routers), routers[0]))

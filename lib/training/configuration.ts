@@ -1,5 +1,6 @@
 /** What a run is told, and the configuration that follows from it: all that a run depends on, written beside its results. */
 import { resolve } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import type { Device, DeviceKind } from '../core/device.js'
 import type { FloatDType } from '../core/dtype.js'
 import { SoftMoEError } from '../core/errors.js'
@@ -218,7 +219,8 @@ export async function resumeConfiguration(
       },
       train,
     )
-    if (JSON.stringify(chosen) !== JSON.stringify(saved.model)) refuse('the model', chosen, saved.model)
+    if (!isDeepStrictEqual(JSON.parse(JSON.stringify(chosen)), saved.model))
+      refuse('the model', chosen, saved.model)
   }
   if (options.steps === undefined && options.epochs === undefined) return saved
   return { ...saved, steps: totalSteps(options, train.count, saved.batchSize) }

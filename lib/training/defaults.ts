@@ -3,6 +3,7 @@
 /** Defaults of `TrainOptions`, chosen for the embedded data set on a small computer. */
 export const DEFAULTS = {
   out: 'runs/latest',
+  model: 'tiny',
   epochs: 16,
   maxSteps: 10_000,
   batchSize: 64,

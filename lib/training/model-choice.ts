@@ -8,17 +8,23 @@ import type { MoEConfig, VisionTransformerConfig } from '../models/config.js'
 import { vit } from '../models/presets.js'
 import { type RouterConfig, routerConfig } from '../routers/create-router.js'
 import { ROUTER_NAMES, type RouterName } from '../routers/names.js'
+import { DEFAULTS } from './defaults.js'
 
 /** A model without what the data set decides. */
 export type ModelOptions = Omit<VisionTransformerConfig, 'numClasses'> & { readonly numClasses?: number }
 
+/** A preset whose patches follow from the images. */
+interface SmallModel extends Omit<ModelOptions, 'patchSize'> {
+  /** Patches of an image: as many as divide it evenly, but at most these. */
+  readonly maxPatches: number
+}
+
 /** Small models for small images, beside the papers' sizes. */
 const SMALL_MODELS = {
-  tiny: { patchSize: 4, width: 96, depth: 4, numHeads: 3, mlpDim: 192 },
-} as const satisfies Record<string, ModelOptions>
+  tiny: { maxPatches: 36, width: 128, depth: 4, numHeads: 4, mlpDim: 256 },
+  small: { maxPatches: 64, width: 192, depth: 6, numHeads: 6, mlpDim: 384 },
+} as const satisfies Record<string, SmallModel>
 
-/** The preset that is trained unless another one is named. */
-export const DEFAULT_MODEL = 'tiny'
 const DEFAULT_EXPERTS = 8
 
 const MODEL_FIELDS = [
@@ -46,7 +52,7 @@ export type RouterChoice = 'dense' | RouterName | RouterConfig
 
 /** What decides the model of a run. */
 export interface ModelChoice {
-  /** Name of a preset (`tiny`, `S/16` …), path of a JSON file, or the model itself. */
+  /** Name of a preset (`tiny`, `small`, `S/16` …), path of a JSON file, or the model itself. Default `tiny`. */
   readonly model?: string | ModelOptions | undefined
   /** Default: the model's own, else `soft`. */
   readonly router?: RouterChoice | undefined
@@ -89,8 +95,25 @@ function checkModel(value: unknown, source: string): ModelOptions {
   return model as ModelOptions
 }
 
-function preset(name: string): ModelOptions {
-  if (Object.hasOwn(SMALL_MODELS, name)) return SMALL_MODELS[name as keyof typeof SMALL_MODELS]
+/** Side of the smallest square patches that tile an image of at most `maxPatches`; undefined: only the image itself does. */
+function patchSide({ height, width }: ImageDataset, maxPatches: number): number | undefined {
+  for (let side = 1; side < Math.min(height, width); side++) {
+    if (height % side === 0 && width % side === 0 && (height * width) / side ** 2 <= maxPatches) return side
+  }
+  return undefined
+}
+
+function preset(name: string, dataset: ImageDataset): ModelOptions {
+  if (Object.hasOwn(SMALL_MODELS, name)) {
+    const { maxPatches, ...model } = SMALL_MODELS[name as keyof typeof SMALL_MODELS]
+    const { height, width } = dataset
+    const patchSize =
+      patchSide(dataset, maxPatches) ??
+      refuse(
+        `no square patches tile the images of ${height} × ${width} of ${dataset.name}; scale or cut them first`,
+      )
+    return { patchSize, ...model }
+  }
   try {
     return vit(name)
   } catch (cause) {
@@ -102,9 +125,9 @@ function preset(name: string): ModelOptions {
   }
 }
 
-async function baseModel(model: string | ModelOptions): Promise<ModelOptions> {
+async function baseModel(model: string | ModelOptions, dataset: ImageDataset): Promise<ModelOptions> {
   if (typeof model !== 'string') return checkModel(model, 'model')
-  return /\.json$/i.test(model) ? readModelFile(model) : preset(model)
+  return /\.json$/i.test(model) ? readModelFile(model) : preset(model, dataset)
 }
 
 /** The configuration of a router by its name; `dense` is none. */
@@ -117,15 +140,29 @@ function routerOf(choice: Exclude<RouterChoice, 'dense'>): RouterConfig {
   )
 }
 
+/** The router that a choice names; what the model's own configuration says of a router of that kind is kept. */
+function chosenRouter(
+  own: MoEConfig['router'] | undefined,
+  choice: Exclude<RouterChoice, 'dense'>,
+): RouterConfig {
+  const named = routerOf(choice)
+  const kept = typeof own === 'string' ? routerOf(own) : own
+  if (typeof choice !== 'string' || kept?.name !== named.name) return named
+  if (kept.name !== 'soft') return kept
+  // The names of Soft MoE and its ablations say which of the two weights are fixed.
+  const options = Object.entries(kept).filter(([option]) => option !== 'dispatch' && option !== 'combine')
+  return { ...Object.fromEntries(options), ...named }
+}
+
 function mixture(own: MoEConfig | undefined, choice: ModelChoice): MoEConfig | undefined {
-  const { router = own?.router ?? 'soft', numExperts, slotsPerExpert } = choice
+  const { router, numExperts, slotsPerExpert } = choice
   if (router === 'dense') {
     if (numExperts !== undefined || slotsPerExpert !== undefined) {
       refuse('a dense model has neither experts nor slots; leave them out, or choose another router')
     }
     return undefined
   }
-  const config = routerOf(router)
+  const config = router === undefined ? routerOf(own?.router ?? 'soft') : chosenRouter(own?.router, router)
   if (slotsPerExpert !== undefined && config.name !== 'soft') {
     refuse(
       `the router '${config.name as string}' has no slots; leave slotsPerExpert out, or choose the router soft`,
@@ -147,7 +184,7 @@ export async function chooseModel(
   choice: ModelChoice,
   dataset: ImageDataset,
 ): Promise<VisionTransformerConfig> {
-  const { moe: own, ...base } = await baseModel(choice.model ?? DEFAULT_MODEL)
+  const { moe: own, ...base } = await baseModel(choice.model ?? DEFAULTS.model, dataset)
   const { height, width, channels, classNames } = dataset
   const given = typeof base.imageSize === 'number' ? [base.imageSize, base.imageSize] : base.imageSize
   const contradiction =
