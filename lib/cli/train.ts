@@ -56,6 +56,7 @@ function onInterrupt(abort: () => void): () => void {
 
 function introduction({ out, configuration, device, parameters, testImages, steps }: RunStart): string {
   const { dataset, trainImages, model, batchSize, precision, seed } = configuration
+  const epochs = (configuration.steps * batchSize) / trainImages
   const { moe, width, depth, patchSize } = model
   const router = moe === undefined ? 'dense' : typeof moe.router === 'string' ? moe.router : moe.router.name
   const experts = moe === undefined ? '' : `, ${moe.numExperts} experts`
@@ -63,7 +64,8 @@ function introduction({ out, configuration, device, parameters, testImages, step
     `data: ${dataset}, ${trainImages} images to train, ${testImages} to test`,
     `model: ${router}${experts}, width ${width}, depth ${depth}, patch ${patchSize}, ` +
       `${(parameters / 1e6).toFixed(2)} million parameters`,
-    `run: ${configuration.steps} steps of ${batchSize} images, ${precision} on ${device.toString()}, seed ${seed}, in ${out}` +
+    `run: ${configuration.steps} steps of ${batchSize} images (${epochs.toPrecision(3)} epochs), ` +
+      `${precision} on ${device.toString()}, seed ${seed}, in ${out}` +
       (steps > 0 ? `, going on after step ${steps}` : ''),
   ].join('\n')
 }

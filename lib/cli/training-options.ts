@@ -95,12 +95,14 @@ function addDeviceOptions(command: Command): Command {
 export function trainCommand(routers: readonly string[]): Command {
   const command = new Command('train')
     .description(
-      'train a model on images; without --data on the Fashion-MNIST images that ship with the package',
+      'train a model on images; without --data on Fashion-MNIST: its 70,000 images where Debian has installed them ' +
+        '(dataset-fashion-mnist), else the 10,000 that ship with the package',
     )
     .addOption(
       option(
         '--data <folder>',
-        'IDX files, CIFAR binaries or class folders of PNG images; "embedded": the 10,000',
+        'IDX files (train-images-idx3-ubyte[.gz] …), binaries of CIFAR-10 or CIFAR-100, or class folders of PNG ' +
+          'images; "embedded": the 10,000 images that ship',
         nonEmpty,
       ),
     )
@@ -118,7 +120,13 @@ export function trainCommand(routers: readonly string[]): Command {
     )
     .addOption(option('--slots-per-expert <count>', "slots (default: the model's)", wholeNumber(1, 65536)))
     .addOption(option('--steps <count>', 'steps to train', wholeNumber(1, 1e9)).conflicts('epochs'))
-    .addOption(option('--epochs <count>', 'passes over the training set', realNumber(0, 1e6, true)))
+    .addOption(
+      option(
+        '--epochs <count>',
+        `passes over the training set (default: ${DEFAULTS.epochs}, but at most ${DEFAULTS.maxSteps} steps)`,
+        realNumber(0, 1e6, true),
+      ),
+    )
     .addOption(option('--batch-size <images>', 'images in a step', wholeNumber(1, 65536), DEFAULTS.batchSize))
     .addOption(
       option(
@@ -159,7 +167,11 @@ export function trainCommand(routers: readonly string[]): Command {
       ),
     )
     .option('--flip', 'mirror images at random', false)
-    .option('--rand-augment', 'change images by a light RandAugment', false)
+    .option(
+      '--rand-augment',
+      'two light random changes an image: brightness, contrast, posterise, solarise, shift, shear, rotate',
+      false,
+    )
     .addOption(
       option(
         '--seed <number>',

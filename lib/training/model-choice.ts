@@ -112,7 +112,10 @@ function preset(name: string, dataset: ImageDataset): ModelOptions {
       refuse(
         `no square patches tile the images of ${height} × ${width} of ${dataset.name}; scale or cut them first`,
       )
-    return { patchSize, ...model }
+    // A step moves the learned scale by little more than the learning rate. From 1 it would stay so small in a short run
+    // that every slot is the mean of all tokens; from here the logits of unrelated tokens have a variance of 1.
+    const router = { name: 'soft', scaleInit: Math.sqrt(model.width) } as const
+    return { patchSize, ...model, moe: { router, numExperts: DEFAULT_EXPERTS } }
   }
   try {
     return vit(name)

@@ -59,8 +59,8 @@ describe('the options of train', () => {
     expect(await train()).toEqual({
       model: 'tiny',
       router: 'soft',
-      batchSize: 64,
-      learningRate: 3e-3,
+      batchSize: 32,
+      learningRate: 1e-3,
       weightDecay: 0.05,
       labelSmoothing: 0,
       clipNorm: 1,

@@ -35,6 +35,11 @@ describe('the small models', () => {
     })
   })
 
+  it('start with logits of unit variance', async () => {
+    const { width, moe } = await chooseModel({ router: 'soft-uniform' }, imagesOf(28, 28))
+    expect(moe?.router).toEqual({ name: 'soft', combine: 'uniform', scaleInit: Math.sqrt(width) })
+  })
+
   it('refuse images that no square patches tile', async () => {
     await expect(chooseModel({}, imagesOf(29, 31))).rejects.toThrow(
       /no square patches tile .* 29 × 31 of made/,
