@@ -6,6 +6,7 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import { encodePng } from '../../lib/data/png.js'
 import { SafetensorsFile } from '../../lib/training/safetensors.js'
 import { temporaryFolder } from '../data/temporary-folder.js'
+import { chromium, look } from '../training/chromium.js'
 import { tinyData, writeTinyData } from '../training/tiny-run.js'
 
 const root = resolve(import.meta.dirname, '../..')
@@ -163,6 +164,37 @@ describe('softmoe train', () => {
     expect(softmoe('eval', data).stderr).toMatch(/holds no model and no checkpoint/)
   })
 
+  it.skipIf(chromium === undefined)('writes a report that a browser draws', () => {
+    const page = look(join(folder, 'whole', 'report.html'), { scheme: 'dark', width: 1240, height: 900 })
+    const charts = page.match(/<figure class="chart">/g)?.length ?? 0
+    expect(charts).toBeGreaterThan(10)
+    expect(page.match(/<div class="uplot/g)).toHaveLength(charts)
+    for (const title of ['Accuracy by class', 'Confusion', 'Sample predictions', 'Total dispatch weight']) {
+      expect(page).toContain(title)
+    }
+    expect(page).toMatch(/Layer\s+1,\s+soft\s+router,\s+2\s+experts/)
+  })
+
+  it('trains on class folders of PNG images, changed by every augmentation', () => {
+    const images = join(folder, 'images')
+    const { train } = tinyData()
+    train.classNames.forEach((name, label) => {
+      mkdirSync(join(images, name), { recursive: true })
+      for (let i = 0; i < 5; i++) {
+        const at = 64 * (label + train.classNames.length * i)
+        const pixels = train.images.slice(at, at + 64)
+        writeFileSync(join(images, name, `${i}.png`), encodePng({ pixels, height: 8, width: 8, channels: 1 }))
+      }
+    })
+    const options = ['--data', images, '--crop', '1', '--flip', '--rand-augment', '--batch-size', '4']
+    const { status, stderr, stdout } = softmoe(
+      ...['train', ...options, '--steps', '3', '--device', 'cpu', '--out', join(folder, 'folder-run')],
+    )
+    expect([status, stderr]).toEqual([0, ''])
+    expect(stdout).toMatch(/data: images, 12 images to train, 3 to test\nmodel: soft, 8 experts/)
+    expect(stdout).toMatch(/run: 3 steps of 4 images \(1\.00 epochs\)/)
+  })
+
   it('finishes the step at an interrupt, says how to go on, and does so bit for bit', async () => {
     const out = join(folder, 'interrupted')
     const result = await signalled('SIGINT', join(out, 'metrics.jsonl'), [...common, ...LONG, '--out', out])
@@ -192,15 +224,33 @@ describe('softmoe train', () => {
   })
 })
 
+/** Mounts a small file system; false where that is not allowed. */
+function mountDisk(disk: string, options: string): boolean {
+  mkdirSync(disk)
+  return (
+    process.platform === 'linux' &&
+    spawnSync('mount', ['-t', 'tmpfs', '-o', options, 'tmpfs', disk]).status === 0
+  )
+}
+
+describe('softmoe train on a read-only disk', () => {
+  it('says so', ({ skip }) => {
+    const disk = join(folder, 'read-only')
+    skip(!mountDisk(disk, 'ro'), 'mounting a tmpfs needs root on Linux')
+    try {
+      const { status, stderr } = softmoe(...common, '--out', join(disk, 'run'))
+      expect(stderr).toMatch(/run cannot be written: the file system is read-only; choose another folder/)
+      expect(status).toBe(1)
+    } finally {
+      spawnSync('umount', [disk])
+    }
+  })
+})
+
 describe('softmoe train on a full disk', () => {
   it('says so, and leaves the earlier checkpoints whole', async ({ skip }) => {
     const disk = join(folder, 'disk')
-    mkdirSync(disk)
-    const mount =
-      process.platform === 'linux'
-        ? spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=192k', 'tmpfs', disk]).status
-        : null
-    skip(mount !== 0, 'mounting a small tmpfs needs root on Linux')
+    skip(!mountDisk(disk, 'size=192k'), 'mounting a small tmpfs needs root on Linux')
     try {
       const out = join(disk, 'run')
       const { status, stderr } = softmoe(
