@@ -78,6 +78,7 @@ void Block::start(uint64_t linear) {
     warp.copies.clear();
     warp.copiesIssued = 0;
     warp.committed.fill(0);
+    warp.products.reset();
     warp.spin = 0;
     warp.sincePoll = kNeverPolled;
     warp.pollsBarrier = false;

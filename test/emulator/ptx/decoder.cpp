@@ -130,7 +130,8 @@ int Decoder::registerBytes(const Operand& operand) const {
 
 void Decoder::add(uint32_t row) {
   rows_.push_back(row);
-  if (rows_.size() > 250) unsupported("too many operands");
+  // The widest wgmma: 128 accumulators twice, A, B and a predicate.
+  if (rows_.size() > 264) unsupported("too many operands");
 }
 
 uint8_t Decoder::destinationRow(uint32_t row) {

@@ -126,7 +126,10 @@ RowAllocation allocateRows(const std::vector<FlowInst>& code, const std::vector<
   }
   for (size_t i = 0; i < code.size(); i++) {
     for (uint32_t reg : code[i].uses) intervals[reg].include(static_cast<int>(i));
-    for (uint32_t reg : code[i].kills) intervals[reg].include(static_cast<int>(i));
+    for (uint32_t reg : code[i].kills) {
+      intervals[reg].include(static_cast<int>(i));
+      if (code[i].keepsRows) intervals[reg].include(static_cast<int>(code.size()) - 1);
+    }
   }
   blocks[0].liveIn.forEach([&](size_t reg) { result.aliveAtEntry.push_back(static_cast<uint32_t>(reg)); });
 

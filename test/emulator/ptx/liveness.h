@@ -11,6 +11,7 @@ namespace ptxemu {
 struct FlowInst {
   std::vector<uint32_t> uses, kills;  // registers; a predicated write is a use too, as it keeps the old value
   std::vector<int> successors;
+  bool keepsRows = false;  // what it writes arrives later, so that its rows are not used for other registers
 };
 
 struct RowAllocation {

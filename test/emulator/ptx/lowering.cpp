@@ -182,6 +182,7 @@ class KernelLowering : public DecodeContext {
       if (i >= inst.destinations || predicated) flow.uses.push_back(rowIndex[i]);
       if (i < inst.destinations) flow.kills.push_back(rowIndex[i]);
     }
+    flow.keepsRows = inst.writesLater;
     const bool leaves = !predicated && (inst.kind == Kind::exit || inst.kind == Kind::branch);
     if (!leaves && inst.kind != Kind::branchTable) flow.successors.push_back(static_cast<int>(index) + 1);
     flow.successors.insert(flow.successors.end(), decoded.targets.begin(), decoded.targets.end());

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,7 @@ enum BarrierOption : uint8_t { kBarrierHasCount = 1, kBarrierAligned = 2, kBarri
 
 struct Inst;
 struct Warp;
+struct FlyingProducts;
 class Block;
 using Execute = void (*)(Warp&, const Inst&, Mask);
 
@@ -71,6 +73,7 @@ struct Inst {
   bool strong = false;       // atomic, volatile or with an ordering: synchronises instead of racing
   uint8_t order = 0;         // 1 acquire, 2 release, 3 both
   uint8_t flag = 0;          // of the form
+  bool writesLater = false;  // its destinations are written when something waits for it
   uint8_t member = 255;      // of converging kinds: which of op is the member mask; 255: the whole warp
 };
 
@@ -188,8 +191,9 @@ struct Warp {
   std::vector<AsyncCopy> copies;
   uint64_t copiesIssued = 0;
   std::array<uint32_t, kLanes> committed{};
-  uint64_t sincePoll = kNeverPolled;  // instructions since it last polled an mbarrier in vain
-  uint64_t spin = 0;                  // instructions since another group of this warp last ran
+  std::shared_ptr<FlyingProducts> products;  // of wgmma
+  uint64_t sincePoll = kNeverPolled;         // instructions since it last polled an mbarrier in vain
+  uint64_t spin = 0;                         // instructions since another group of this warp last ran
 
   template <class T>
   T* row(uint32_t offset) {

@@ -120,14 +120,20 @@ void endLoad(Warp& warp, uint32_t address, uint32_t bytes, uint32_t barrierAddre
   MBarrierSet::completeIfDone(*barrier);
 }
 
+// The map at the address, if it is one of as many dimensions as the instruction has coordinates.
 bool readMap(Warp& warp, const Inst& inst, int lane, uint64_t address, TensorMap& map) {
+  const auto refuse = [&](const char* kind, const char* why) {
+    warp.fault(Fault::illegalAddress, kind, inst, lane, address, why);
+    return false;
+  };
   std::memcpy(&map, hostPointer(warp, lane, address), sizeof map);
-  if (map.magic == TensorMap::mark && map.interleave == 0) return true;
-  warp.fault(
-      Fault::illegalAddress, map.magic == TensorMap::mark ? "unsupported" : "bad-operand", inst, lane,
-      address,
-      map.magic == TensorMap::mark ? "interleaved tensor maps are not supported" : "this is no tensor map");
-  return false;
+  if (map.magic != TensorMap::mark) return refuse("bad-operand", "this is no tensor map");
+  if (map.rank != inst.flag) return refuse("bad-operand", "the tensor map has another number of dimensions");
+  if (map.interleave) return refuse("unsupported", "interleaved tensor maps are not supported");
+  for (int i = 0; i < map.rank; i++) {
+    if (map.elementStrides[i] != 1) return refuse("unsupported", "element strides above 1 are not supported");
+  }
+  return true;
 }
 
 // op: shared address, map, barrier (loads), coordinates. Inst::flag is the rank; for plain copies 0.
@@ -140,11 +146,6 @@ void executeTileLoad(Warp& warp, const Inst& inst, Mask mask) {
     const uint32_t barrier = sharedAddress(warp, inst, 2, lane) + static_cast<uint32_t>(inst.target);
     if (!readMap(warp, inst, lane, warp.row<uint64_t>(inst.op[1])[lane], tile.map)) return;
     for (int i = 0; i < inst.flag; i++) tile.start[i] = warp.row<int32_t>(inst.op[3 + i])[lane];
-    if (tile.map.rank != inst.flag) {
-      warp.fault(Fault::illegalAddress, "bad-operand", inst, lane, 0,
-                 "the tensor map has another number of dimensions");
-      return;
-    }
     const uint32_t align = tile.map.swizzle ? 128u << tile.map.swizzle : 128;
     if (tile.shared % align) {
       warp.report("misaligned", inst, lane, tile.shared,
@@ -275,7 +276,7 @@ bool decodeBulk(Decoder& decoder) {
   decoder.take("tile");
   const bool completes = decoder.take("mbarrier::complete_tx::bytes"), grouped = decoder.take("bulk_group");
   decoder.take("L2::cache_hint");
-  decoder.take("multicast::cluster");
+  if (decoder.take("multicast::cluster")) decoder.unsupported("there are no clusters of several blocks");
   decoder.allTaken();
   if (!counterpart || isLoad != completes || isLoad == grouped || isTensor == dimensions.empty())
     decoder.unsupported();

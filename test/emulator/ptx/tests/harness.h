@@ -64,7 +64,8 @@ ptxemu::LaunchResult run(ptxemu::Memory& memory, const std::string& ptx,
 std::string kernel(const std::string& body, size_t parameters, const std::string& moduleLevel = "",
                    const std::string& target = "sm_80");
 
-// True when there is exactly the wanted kind of report (and at least one), or none for "".
+// True when there is exactly the wanted kind of report (and at least one), or none for "". "a|b" wants a or
+// b.
 bool onlyReports(const ptxemu::LaunchResult& result, const std::string& kind);
 std::string describe(const ptxemu::LaunchResult& result);
 
