@@ -83,7 +83,7 @@ function run(environment, tests) {
 
 run({}, TESTS)
 if (!process.env.SOFTMOE_CUDA_DRIVER) {
-  const kernels = TESTS.filter((name) => name !== 'cuda')
+  const kernels = [...TESTS.filter((name) => name !== 'cuda'), 'cuda_wide']
   run({ SOFTMOE_EMULATOR_MULTIPROCESSORS: '1', SOFTMOE_EMULATOR_SEED: '2' }, kernels)
 }
 console.log(`${passed} passed, ${failed} failed`)

@@ -53,6 +53,7 @@ Driver open_driver() {
 #undef SOFTMOE_CUDA_BIND
 #define SOFTMOE_CUDA_BIND(member, symbol, parameters) bind(library, symbol, driver.member);
   SOFTMOE_CUDA_GRAPH_FUNCTIONS(SOFTMOE_CUDA_BIND)
+  SOFTMOE_CUDA_TENSOR_MAP_FUNCTIONS(SOFTMOE_CUDA_BIND)
 #undef SOFTMOE_CUDA_BIND
 
   const Result started = driver.init(0);

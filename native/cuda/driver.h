@@ -104,10 +104,17 @@ inline constexpr int kCaptureModeRelaxed = 2;
   X(graph_destroy, "cuGraphDestroy", (GraphTemplate))                                                        \
   X(graph_executable_destroy, "cuGraphExecDestroy", (GraphExecutable))
 
+// Absent from drivers older than CUDA 12.0: needed by tile copies alone.
+#define SOFTMOE_CUDA_TENSOR_MAP_FUNCTIONS(X)                                                   \
+  X(tensor_map_encode, "cuTensorMapEncodeTiled",                                               \
+    (void*, int, unsigned, void*, const std::uint64_t*, const std::uint64_t*, const unsigned*, \
+     const unsigned*, int, int, int, int))
+
 struct Driver {
 #define SOFTMOE_CUDA_MEMBER(member, symbol, parameters) Result(*member) parameters = nullptr;
   SOFTMOE_CUDA_DRIVER_FUNCTIONS(SOFTMOE_CUDA_MEMBER)
   SOFTMOE_CUDA_GRAPH_FUNCTIONS(SOFTMOE_CUDA_MEMBER)
+  SOFTMOE_CUDA_TENSOR_MAP_FUNCTIONS(SOFTMOE_CUDA_MEMBER)
 #undef SOFTMOE_CUDA_MEMBER
 
   std::string path;  // the library that was opened

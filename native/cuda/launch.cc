@@ -26,7 +26,9 @@ Launcher::Launcher(const Driver& driver, Stream stream, DeviceMemory& memory,
       library_(driver),
       index_reports_(driver),
       debug_(is_set("SOFTMOE_DEBUG")),
-      tf32_allowed_(is_set("SOFTMOE_CUDA_TF32")) {
+      tf32_allowed_(is_set("SOFTMOE_CUDA_TF32")),
+      wgmma_allowed_(is_set("SOFTMOE_CUDA_WGMMA") && properties.compute_capability == 90 &&
+                     driver.tensor_map_encode) {
   if (debug_) {
     driver_.check(driver_.event_create(&start_, kEventDefault), "creating an event");
     driver_.check(driver_.event_create(&end_, kEventDefault), "creating an event");

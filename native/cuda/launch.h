@@ -81,6 +81,10 @@ class Launcher {
   const DeviceProperties& properties() const { return properties_; }
   // Whether float32 products may round their operands to tf32 (SOFTMOE_CUDA_TF32=1).
   bool tf32_allowed() const { return tf32_allowed_; }
+  // Whether products may run on the instructions of compute capability 9.0 (SOFTMOE_CUDA_WGMMA=1), which have
+  // not been run on such a device yet.
+  bool wgmma_allowed() const { return wgmma_allowed_; }
+  const Driver& driver() const { return driver_; }
   // No launch is timed while a graph is being captured.
   void set_capturing(bool capturing) { capturing_ = capturing; }
   IndexReports& index_reports() { return index_reports_; }
@@ -99,7 +103,7 @@ class Launcher {
   DeviceProperties properties_;
   KernelLibrary library_;
   IndexReports index_reports_;
-  bool debug_ = false, tf32_allowed_ = false, capturing_ = false;
+  bool debug_ = false, tf32_allowed_ = false, wgmma_allowed_ = false, capturing_ = false;
   Event start_ = nullptr, end_ = nullptr;  // for SOFTMOE_DEBUG=1
 };
 

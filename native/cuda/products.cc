@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cuda/kernels/narrow_products_params.h"
+#include "cuda/wide_products.h"
 
 namespace softmoe::cuda {
 
@@ -64,6 +65,11 @@ void row_product(Launcher& launcher, DType dtype, bool b_transposed, RowProduct 
     launcher.launch("narrow_products", b_transposed ? "narrow_row_product_nt" : "narrow_row_product_nn",
                     {divide_up(rows_of_all * divide_up(p.columns, 4), kNarrowThreads)}, kNarrowThreads, 0,
                     NarrowRowProduct{p, offsets, narrow(rows_of_all)});
+    return;
+  }
+
+  if (wide_row_product_serves(launcher, dtype, p, offsets != nullptr)) {
+    wide_row_product(launcher, b_transposed, p);
     return;
   }
 

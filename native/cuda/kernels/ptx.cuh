@@ -1,5 +1,5 @@
 // Thin wrappers of the PTX instructions that CUDA C++ does not offer. Nothing else in this folder holds
-// inline PTX. Section names are those of the PTX ISA, chapter "Instruction Set".
+// inline PTX but ptx_sm90a.cuh. Section names are those of the PTX ISA, chapter "Instruction Set".
 #pragma once
 
 #include <cstdint>

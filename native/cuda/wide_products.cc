@@ -1,0 +1,58 @@
+#include "cuda/wide_products.h"
+
+#include <array>
+
+#include "cuda/kernels/wide_products_params.h"
+
+namespace softmoe::cuda {
+
+namespace {
+
+// Values of CUtensorMapDataType, CUtensorMapSwizzle, CUtensorMapL2promotion.
+constexpr int kTensorMapBFloat16 = 9;
+constexpr int kTensorMapSwizzle128Bytes = 3;
+constexpr int kTensorMapPromote128Bytes = 2;
+
+// A dense bfloat16 tensor [groups][rows, columns], read in boxes of 64 columns x box_rows. The map is written
+// in its place: some compilers misalign what a function returns.
+void describe(const Driver& driver, TensorMap& map, const void* data, std::int64_t columns, std::int64_t rows,
+              std::int64_t groups, int box_rows) {
+  const auto pitch = static_cast<std::uint64_t>(columns) * 2;
+  const std::array<std::uint64_t, 3> extents{static_cast<std::uint64_t>(columns),
+                                             static_cast<std::uint64_t>(rows),
+                                             static_cast<std::uint64_t>(groups)};
+  const std::array<std::uint64_t, 2> pitches{pitch, pitch * static_cast<std::uint64_t>(rows)};
+  const std::array<unsigned, 3> box{kWideSpan, static_cast<unsigned>(box_rows), 1};
+  const std::array<unsigned, 3> steps{1, 1, 1};
+  driver.check(driver.tensor_map_encode(&map, kTensorMapBFloat16, 3, const_cast<void*>(data), extents.data(),
+                                        pitches.data(), box.data(), steps.data(), 0,
+                                        kTensorMapSwizzle128Bytes, kTensorMapPromote128Bytes, 0),
+               "describing a tensor for tile copies");
+}
+
+}  // namespace
+
+bool wide_row_product_serves(const Launcher& launcher, DType dtype, const RowProduct& p, bool ragged) {
+  return launcher.wgmma_allowed() && dtype == DType::kBFloat16 && !ragged && !p.gather && p.depth > 0 &&
+         p.rows_per_group >= kWideRows && p.a_aligned && p.b_aligned;
+}
+
+void wide_row_product(Launcher& launcher, bool b_transposed, const RowProduct& product) {
+  const Driver& driver = launcher.driver();
+  WideRowProduct params{};
+  params.product = product;
+  RowProduct& p = params.product;
+  p.row_tiles = static_cast<std::int32_t>(divide_up(p.rows_per_group, kWideRows));
+  p.column_tiles = static_cast<std::int32_t>(divide_up(p.columns, kWideColumns));
+  describe(driver, params.a, p.a, p.depth, p.rows_per_group, p.groups, kWideRows);
+  if (b_transposed) {
+    describe(driver, params.b, p.b, p.depth, p.columns, p.groups, kWideColumns);
+  } else {
+    describe(driver, params.b, p.b, p.columns, p.depth, p.groups, kWideDepth);
+  }
+  launcher.launch("wide_products.sm90a", b_transposed ? "wide_row_product_nt" : "wide_row_product_nn",
+                  {std::int64_t{p.row_tiles} * p.column_tiles * p.groups}, kWideThreads, kWideSharedBytes,
+                  params);
+}
+
+}  // namespace softmoe::cuda
