@@ -20,7 +20,7 @@ export interface AttentionOptions {
  * @param k - `[batch, keys, heads, headDim]`
  * @param v - like `k`
  * @returns like `q`
- * @throws `ERR_SHAPE`, `ERR_DTYPE`, `ERR_DEVICE`
+ * @throws `ERR_SHAPE`, `ERR_DTYPE`, `ERR_DEVICE`; `ERR_INVALID_ARGUMENT` on CUDA for heads longer than 128
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   const scale = options.scale ?? 1 / Math.sqrt(q.shape[3] ?? 1)

@@ -24,11 +24,8 @@ bool is_narrow(const Buffer& q, std::int64_t head_dim) {
 
 template <class Args>
 AttentionParams params_of(const Args& args) {
-  if (args.head_dim > kLargestHead) {
-    throw Error("ERR_INVALID_ARGUMENT", "head_dim is " + std::to_string(args.head_dim) +
-                                            "; the CUDA kernels take at most 128: use more heads, or the "
-                                            "device 'cpu'");
-  }
+  // Users are told at the call (ops/attention.cc).
+  if (args.head_dim > kLargestHead) throw Error("ERR_INTERNAL", "the attention kernels take heads up to 128");
   AttentionParams p{};
   p.q = args.q.data;
   p.k = args.k.data;

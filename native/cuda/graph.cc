@@ -31,6 +31,8 @@ std::unique_ptr<Graph> CudaDevice::end_capture() {
   GraphExecutable executable = nullptr;
   Result result = driver_.context_set_current(context_);
   if (result == kSuccess) result = driver_.capture_end(stream_, &graph);
+  // A call that failed may have left the stream recording; otherwise this does nothing.
+  if (result != kSuccess) driver_.capture_end(stream_, &graph);
   if (result == kSuccess) result = driver_.graph_instantiate(&executable, graph, 0);
   if (graph) driver_.graph_destroy(graph);
   const std::optional<Error> fault = take_fault();

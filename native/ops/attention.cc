@@ -1,10 +1,14 @@
 #include "ops/attention.h"
 
+#include <string>
+
 #include "ops/check.h"
 
 namespace softmoe::ops {
 
 namespace {
+
+constexpr std::int64_t kLargestCudaHead = 128;  // as in cuda/attention.cc
 
 void check_operands(const Check& check, const Tensor& q, const Tensor& k, const Tensor& v, double scale,
                     double dropout_rate) {
@@ -16,6 +20,10 @@ void check_operands(const Check& check, const Tensor& q, const Tensor& k, const 
   check.shape("k", k, {q.shape()[0], Check::kAny, q.shape()[2], q.shape()[3]},
               "[batch, keys, heads, headDim]");
   check.same_shape("v", v, "k", k);
+  if (q.device()->kind() == "cuda" && q.shape()[3] > kLargestCudaHead) {
+    check.that(false, "headDim is " + std::to_string(q.shape()[3]) +
+                          "; the CUDA kernels take at most 128: use more heads, or the device 'cpu'");
+  }
   check.finite("scale", scale);
   check.probability("dropoutRate", dropout_rate);
 }
