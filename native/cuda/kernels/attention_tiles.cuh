@@ -3,12 +3,13 @@
 // in registers, where the accumulators of one product are the left operand of the next.
 //
 // Panels are [rows][kDim] (panel.cuh), zero beyond the head's own dim; products skip what is beyond it.
-// bfloat16 uses mma m16n8k16; float32 splits its operands into two tf32 halves as in gemm.cuh.
+// bfloat16 uses mma m16n8k16; float32 splits its operands into two tf32 halves (tf32.cuh).
 #pragma once
 
 #include "cuda/kernels/attention_params.h"
-#include "cuda/kernels/dropout_element.cuh"
+#include "cuda/kernels/dropout.cuh"
 #include "cuda/kernels/operand.cuh"
+#include "cuda/kernels/tf32.cuh"
 
 namespace softmoe::cuda {
 
@@ -16,17 +17,6 @@ constexpr int kAttentionThreads = 128;
 constexpr int kOwnRows = 64;
 constexpr float kAttentionLog2E = 1.4426950408889634f;
 constexpr float kAttentionLn2 = 0.6931471805599453f;
-
-// x = hi + rest, both tf32.
-template <int kCount>
-__device__ __forceinline__ void split_tf32(std::uint32_t (&x)[kCount], std::uint32_t (&rest)[kCount]) {
-#pragma unroll
-  for (int e = 0; e < kCount; ++e) {
-    const float value = __uint_as_float(x[e]);
-    x[e] = ptx::to_tf32(value);
-    rest[e] = ptx::to_tf32(value - __uint_as_float(x[e]));
-  }
-}
 
 template <class T_, int kDim_, int kStream_>
 struct AttentionTile {

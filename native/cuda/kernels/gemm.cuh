@@ -11,6 +11,7 @@
 #pragma once
 
 #include "cuda/kernels/operand.cuh"
+#include "cuda/kernels/tf32.cuh"
 
 namespace softmoe::cuda {
 
@@ -145,12 +146,12 @@ struct GemmTile {
       } else {
         std::uint32_t a_rest[kFragmentsM][4];
 #pragma unroll
-        for (int i = 0; i < kFragmentsM; ++i) split(a[i], a_rest[i]);
+        for (int i = 0; i < kFragmentsM; ++i) split_tf32(a[i], a_rest[i]);
 #pragma unroll
         for (int j = 0; j < kFragmentsN; j += 2) {
           std::uint32_t b[4], b_rest[4];
           PanelB::load_b(b, panel_b, n + j * 8, step);
-          split(b, b_rest);
+          split_tf32(b, b_rest);
           if (exact) {
 #pragma unroll
             for (int i = 0; i < kFragmentsM; ++i) {
@@ -167,16 +168,6 @@ struct GemmTile {
           }
         }
       }
-    }
-  }
-
-  // x = hi + lo with both in tf32.
-  static __device__ __forceinline__ void split(std::uint32_t (&x)[4], std::uint32_t (&rest)[4]) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const float value = __uint_as_float(x[e]);
-      x[e] = ptx::to_tf32(value);
-      rest[e] = ptx::to_tf32(value - __uint_as_float(x[e]));
     }
   }
 };

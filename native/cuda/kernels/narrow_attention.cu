@@ -3,7 +3,7 @@
 // cost anything that matters. One thread a query, or a key for dk and dv; the formulas of
 // attention_gradients.cu, with the probabilities made anew instead of trusting a rounded log-sum-exp.
 #include "cuda/kernels/attention_params.h"
-#include "cuda/kernels/dropout_element.cuh"
+#include "cuda/kernels/dropout.cuh"
 
 namespace softmoe::cuda {
 
