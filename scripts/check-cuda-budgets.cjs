@@ -1,16 +1,15 @@
 'use strict'
-// Compiles every CUDA kernel for sm_80 and holds it to native/cuda/kernels/budgets.json: registers, blocks that fit
-// on a multiprocessor together, and neither spills nor local memory. `--write` puts the registers of today into the
-// table (the other columns are decisions and stay). Ends with `N passed, N failed`.
-const { spawnSync } = require('node:child_process')
+// Reads the machine code for sm_80 of every CUDA kernel from build/fatbins, the very files that are embedded, and holds
+// it to native/cuda/kernels/budgets.json: registers, blocks that fit on a multiprocessor together, and neither spills
+// nor local memory. `--write` puts the registers of today into the table (the other columns are decisions and stay).
+// Ends with `N passed, N failed`.
 const fs = require('node:fs')
-const os = require('node:os')
 const path = require('node:path')
 
 const root = path.join(__dirname, '..')
-const folder = path.join(root, 'native/cuda/kernels')
-const table = path.join(folder, 'budgets.json')
-const nvcc = process.env.CUDACXX ?? 'nvcc'
+const folder = path.join(root, 'build/fatbins')
+const table = path.join(root, 'native/cuda/kernels/budgets.json')
+const ARCHITECTURE = 80
 
 // Of one multiprocessor of an A100 (compute capability 8.0).
 const REGISTERS = 65536
@@ -18,32 +17,71 @@ const SHARED_BYTES = 164 * 1024
 const SHARED_BYTES_OF_BLOCK = 1024 // what the system keeps for each block
 const THREADS = 2048
 
-function compiled(source) {
-  const cubin = path.join(os.tmpdir(), `softmoe-budget-${process.pid}.cubin`)
-  const flags = [
-    '-cubin',
-    '-arch=sm_80',
-    '-O3',
-    '-std=c++17',
-    '-Xptxas',
-    '-v',
-    `-I${path.join(root, 'native')}`,
-  ]
-  const child = spawnSync(nvcc, [...flags, path.join(folder, source), '-o', cubin], { encoding: 'utf8' })
-  fs.rmSync(cubin, { force: true })
-  if (child.status !== 0) throw new Error(`${source} does not compile:\n${child.stderr}`)
+// The cubin for `ARCHITECTURE` in a fatbin: a header of 16 bytes, then entries of a header and a payload each.
+function cubinOf(file) {
+  const fatbin = fs.readFileSync(path.join(folder, file))
+  const machineCode = 2
+  for (let at = 16; at + 64 <= fatbin.length;) {
+    const begin = at + fatbin.readUInt32LE(at + 4)
+    const end = begin + Number(fatbin.readBigUInt64LE(at + 8))
+    const wanted = fatbin.readUInt16LE(at) === machineCode && fatbin.readUInt32LE(at + 28) === ARCHITECTURE
+    if (wanted) return fatbin.subarray(begin, end)
+    at = end
+  }
+  throw new Error(
+    `${file} has no machine code for sm_${ARCHITECTURE}: build with SOFTMOE_CUDA_ARCHS=${ARCHITECTURE}`,
+  )
+}
+
+// Sections and symbols of a 64-bit ELF file.
+function readElf(elf) {
+  const text = (begin) => elf.toString('latin1', begin, elf.indexOf(0, begin))
+  const [table, count] = [Number(elf.readBigUInt64LE(40)), elf.readUInt16LE(60)]
+  const sections = Array.from({ length: count }, (_, i) => {
+    const at = table + 64 * i
+    const [offset, size] = [24, 32].map((field) => Number(elf.readBigUInt64LE(at + field)))
+    return {
+      name: elf.readUInt32LE(at),
+      type: elf.readUInt32LE(at + 4),
+      offset,
+      size,
+      link: elf.readUInt32LE(at + 40),
+    }
+  })
+  const names = sections[elf.readUInt16LE(62)]
+  for (const section of sections) section.name = text(names.offset + section.name)
+  const symbolTable = sections.find(({ name }) => name === '.symtab')
+  const symbolNames = sections[symbolTable.link]
+  const symbols = Array.from({ length: symbolTable.size / 24 }, (_, i) =>
+    text(symbolNames.offset + elf.readUInt32LE(symbolTable.offset + 24 * i)),
+  )
+  return { sections, symbols }
+}
+
+// Registers, static shared memory and stack (local memory, spills) of each kernel. `.nv.info` is a list of attributes:
+// format, code, then for format 4 a length and as many bytes, which are here a symbol and a number.
+function kernelsOf(file) {
+  const elf = cubinOf(file)
+  const { sections, symbols } = readElf(elf)
   const kernels = {}
-  let name
-  for (const line of child.stderr.split('\n')) {
-    name = /Compiling entry function '(\w+)'/.exec(line)?.[1] ?? name
-    if (!name) continue
-    const kernel = (kernels[name] ??= { registers: 0, sharedBytes: 0, localBytes: 0 })
-    const memory = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line)
-    if (memory) kernel.localBytes = memory.slice(1).reduce((sum, bytes) => sum + Number(bytes), 0)
-    const used = /Used (\d+) registers/.exec(line)
-    if (used) kernel.registers = Number(used[1])
-    const shared = /(\d+) bytes smem/.exec(line)
-    if (shared) kernel.sharedBytes = Number(shared[1])
+  for (const { name } of sections) {
+    if (!name.startsWith('.text.')) continue
+    const kernel = name.slice('.text.'.length)
+    const shared = sections.find((section) => section.name === `.nv.shared.${kernel}`)
+    kernels[kernel] = { registers: 0, sharedBytes: shared?.size ?? 0, localBytes: 0 }
+  }
+  const { offset, size } = sections.find(({ name }) => name === '.nv.info')
+  const [sized, registers, frameSize, stackSize] = [4, 0x2f, 0x11, 0x12]
+  for (let at = offset; at < offset + size;) {
+    const [format, attribute, length] = [elf[at], elf[at + 1], elf.readUInt16LE(at + 2)]
+    const kernel = format === sized && length === 8 ? kernels[symbols[elf.readUInt32LE(at + 4)]] : undefined
+    if (kernel !== undefined) {
+      const value = elf.readUInt32LE(at + 8)
+      if (attribute === registers) kernel.registers = value
+      if (attribute === frameSize || attribute === stackSize)
+        kernel.localBytes = Math.max(kernel.localBytes, value)
+    }
+    at += 4 + (format === sized ? length : 0)
   }
   return kernels
 }
@@ -60,8 +98,8 @@ function blocksPerMultiprocessor(registers, threads, sharedBytes) {
 }
 
 const budgets = JSON.parse(fs.readFileSync(table, 'utf8'))
-const sources = fs.readdirSync(folder).filter((file) => file.endsWith('.cu') && !file.endsWith('.sm90a.cu'))
-const kernels = Object.assign({}, ...sources.map(compiled))
+const sources = fs.readdirSync(path.dirname(table)).filter((file) => /^[^.]+\.cu$/.test(file))
+const kernels = Object.assign({}, ...sources.map((file) => kernelsOf(file.replace(/\.cu$/, '.fatbin'))))
 if (process.argv.includes('--write')) {
   const rows = Object.keys(kernels)
     .sort()
