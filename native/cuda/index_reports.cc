@@ -1,6 +1,5 @@
 #include "cuda/index_reports.h"
 
-#include <atomic>
 #include <cstring>
 #include <string>
 
@@ -35,9 +34,8 @@ std::int32_t IndexReports::number_of(const char* operation) {
 std::optional<Error> IndexReports::take() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!list_) return std::nullopt;
-  const std::uint32_t count = *static_cast<volatile std::uint32_t*>(&list_->count);
+  const std::uint32_t count = __atomic_load_n(&list_->count, __ATOMIC_ACQUIRE);
   if (count == taken_) return std::nullopt;
-  std::atomic_thread_fence(std::memory_order_acquire);
   const IndexReport report = list_->reports[taken_ % IndexReportList::kKept];
   taken_ = count;
   const Error error =

@@ -25,6 +25,11 @@ class WaitingKernels final : public Kernels {
   }
   SOFTMOE_KERNELS(SOFTMOE_DEFINE)
 #undef SOFTMOE_DEFINE
+  // Only operations check, on a device of their own.
+  SafeRowLists checked(const RowListCheck& check) override { return {check.lists, nullptr}; }
+  SafeSelection checked(const SelectionCheck& check) override {
+    return {check.selected, check.position, nullptr};
+  }
 };
 
 }  // namespace
