@@ -6,6 +6,7 @@
   const runColour = (run) => css(`--run-${run % 8}`)
   const translucent = (colour, percent) => `color-mix(in srgb, ${colour} ${percent}%, transparent)`
   const HEIGHT = 220
+  const FEW_POINTS = 20
 
   const formats = {
     number: (value) => Number(value.toPrecision(4)).toLocaleString('en'),
@@ -37,7 +38,13 @@
           paths: uPlot.paths.bars({ size: [0.8, 60], gap: 1 }),
         }
       default:
-        return { ...common, stroke: colour, width: 2 }
+        // Few values are marked: a single one would have no line.
+        return {
+          ...common,
+          stroke: colour,
+          width: 2,
+          points: { show: series.x.length <= FEW_POINTS, size: 6, stroke: colour, fill: colour },
+        }
     }
   }
 

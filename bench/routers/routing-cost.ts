@@ -1,6 +1,7 @@
 /**
  * What routing by index costs beside the experts it feeds, at the shapes of a ViT-S/16 block: the gate network, the
- * selection with its row lists, and the weighted sum, each as a share of the experts' matrix products.
+ * selection with its row lists, and the weighted sum, each as a share of what the experts take (gathering rows, both
+ * matrix products, activation). Soft MoE with as many slots stands beside it.
  *
  *     npx tsx bench/routers/routing-cost.ts [--images 8] [--experts 32] [--k 2] [--runs 15] [--json FILE]
  *
@@ -19,6 +20,7 @@ import {
   scope,
   selectExperts,
   softmax,
+  SoftMoE,
   SparseMoE,
   tokensChoice,
 } from '../../lib/index.js'
@@ -27,6 +29,14 @@ const DIM = 384
 const HIDDEN = 1536
 /** 196 patches and the class token. */
 const TOKENS_PER_IMAGE = 197
+
+/** All but the experts. */
+const ROUTING_STEPS = [
+  'gate network and softmax',
+  'selection and places',
+  'row lists and gates',
+  'weighted sum',
+] as const
 
 interface StepTime {
   readonly step: string
@@ -80,16 +90,29 @@ async function measure(
   const lists = rowsOfSelectedExperts(selection, numExperts, routing.capacity)
   const outputs = layer.experts.forward(flat, lists)
   const rowGate = gatherGates(gates, lists)
+  const rows = (await lists.expertOffsets.data())[numExperts]
+  console.log(`${rows} rows in ${numExperts * routing.capacity} places for ${tokens} tokens`)
+  const slotsPerExpert = Math.max(1, Math.round(routing.capacity / images))
+  const soft = new SoftMoE(
+    { dim: DIM, hiddenDim: HIDDEN, numExperts, slotsPerExpert },
+    { device, random: new RandomSource(1) },
+  ).eval()
   const times = await median(device, runs, {
-    'gate network and softmax': () => scope(() => void softmax(layer.router.dense.forward(flat))),
-    'selection and places': () => scope(() => void selectExperts(gates, k, 'max')),
-    'row lists and gates': () =>
+    [ROUTING_STEPS[0]]: () => scope(() => void softmax(layer.router.dense.forward(flat))),
+    [ROUTING_STEPS[1]]: () => scope(() => void selectExperts(gates, k, 'max')),
+    [ROUTING_STEPS[2]]: () =>
       scope(() => void gatherGates(gates, rowsOfSelectedExperts(selection, numExperts, routing.capacity))),
-    'weighted sum': () => scope(() => void combineRows(outputs, rowGate, lists)),
+    [ROUTING_STEPS[3]]: () => scope(() => void combineRows(outputs, rowGate, lists)),
     experts: () => scope(() => void layer.experts.forward(flat, lists)),
     'whole layer': () => scope(() => void layer.forward(x)),
+    [`Soft MoE, ${numExperts * slotsPerExpert} slots an image`]: () => scope(() => void soft.forward(x)),
   })
   const experts = times.get('experts') ?? Number.NaN
+  const routingSteps = ROUTING_STEPS.map((step) => times.get(step) ?? Number.NaN)
+  times.set(
+    'routing together',
+    routingSteps.reduce((a, b) => a + b),
+  )
   return [...times].map(([step, milliseconds]) => ({
     step,
     milliseconds,
@@ -114,7 +137,7 @@ async function main(): Promise<void> {
   )
   for (const { step, milliseconds, shareOfExperts } of steps) {
     console.log(
-      `${step.padEnd(28)} ${milliseconds.toFixed(3).padStart(9)} ms ${(100 * shareOfExperts).toFixed(1).padStart(6)} %`,
+      `${step.padEnd(32)} ${milliseconds.toFixed(3).padStart(9)} ms ${(100 * shareOfExperts).toFixed(1).padStart(6)} %`,
     )
   }
   if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(steps, null, 2)}\n`)

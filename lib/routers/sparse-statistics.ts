@@ -91,6 +91,33 @@ export function gateHistogram({ rowGate }: SparseRoutingTable, bins = 20): numbe
   return histogram
 }
 
+/** How a routing is spread, each list as shares that sum to 1 (to 0 if there is nothing to share). */
+export interface SparseHistograms {
+  /** Share of the rows that each expert processes, `[numExperts]`. */
+  readonly load: readonly number[]
+  /** Share of the softmax gates that each expert has over all tokens, selected or not, `[numExperts]`. */
+  readonly importance: readonly number[]
+  /** Share of the tokens that 0, 1, 2 … experts process. */
+  readonly expertsPerToken: readonly number[]
+  /** Share of the rows with a gate in each of 20 equal parts of [0, 1]. */
+  readonly gates: readonly number[]
+}
+
+/** The histograms of a routing for `metrics.jsonl` and the report. */
+export function sparseHistograms(table: SparseRoutingTable): SparseHistograms {
+  const shares = (counts: ArrayLike<number>): number[] => {
+    const all = Array.from(counts)
+    const sum = all.reduce((total, count) => total + count, 0)
+    return all.map((count) => (sum > 0 ? count / sum : 0))
+  }
+  return {
+    load: shares(table.tokensPerExpert),
+    importance: shares(table.importance),
+    expertsPerToken: shares(expertsPerTokenHistogram(table)),
+    gates: shares(gateHistogram(table)),
+  }
+}
+
 /** Population deviation over mean; 0 if all values are 0. */
 export function coefficientOfVariation(values: ArrayLike<number>): number {
   const all = Array.from(values)

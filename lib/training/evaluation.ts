@@ -2,7 +2,9 @@
 import { readFile } from 'node:fs/promises'
 import { SoftMoEError } from '../core/errors.js'
 import { fileError } from '../data/files.js'
+import type { SparseHistograms } from '../routers/sparse-statistics.js'
 import { writeTextAtomically } from './atomic-file.js'
+import { areHistograms } from './metrics.js'
 
 /** The result of evaluating a model on a test set. */
 export interface Evaluation {
@@ -69,6 +71,8 @@ export interface IndexRouterPicture extends LayerPicture {
   readonly kind: 'index'
   /** Share of the tokens that no expert processed, 0 to 1. */
   readonly droppedFraction: number
+  /** Shares over all tokens of the samples; files of earlier versions have none. */
+  readonly histograms?: SparseHistograms
   readonly samples: readonly {
     readonly sample: number
     /** `[tokens][…]`: the experts that processed each token, by falling gate; empty when it was dropped. */
@@ -180,6 +184,9 @@ function findRouterProblem(value: unknown, sampleCount: number): string | undefi
   }
   if (kind !== 'index') return `${name} is of the unknown kind ${JSON.stringify(kind)}`
   if (!isNumber(value.droppedFraction)) return `${name} lacks droppedFraction`
+  if (value.histograms !== undefined && !areHistograms(value.histograms)) {
+    return `${name} has histograms that are not lists of numbers`
+  }
   const fits = (samples as Fields[]).every(
     ({ experts }) =>
       Array.isArray(experts) && experts.length === tokens && experts.every((chosen) => areNumbers(chosen)),

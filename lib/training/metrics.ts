@@ -6,13 +6,14 @@
  * | --- | --- | --- |
  * | `train` | every step | `epoch loss accuracy learningRate gradNorm imagesPerSecond seconds` |
  * | `eval` | after each evaluation | `epoch loss accuracy images seconds` |
- * | `router` | with each evaluation | `layers`: for each mixture layer its place, router and numbers |
+ * | `router` | with each evaluation | `layers`: for each mixture layer its place, router, numbers and histograms |
  *
  * Numbers that are not finite are written as the strings "NaN", "Infinity" and "-Infinity".
  */
 import { open, readFile, type FileHandle } from 'node:fs/promises'
 import { SoftMoEError } from '../core/errors.js'
 import { fileError } from '../data/files.js'
+import type { SparseHistograms } from '../routers/sparse-statistics.js'
 import { writeError, writeTextAtomically } from './atomic-file.js'
 
 /** What one step of training did. */
@@ -64,6 +65,8 @@ export interface LayerRouterMetrics {
   readonly router: string
   /** By name, such as `dispatchEntropy`, `combineEntropy`, `maxLogit`, `droppedFraction`, `expertImbalance`. */
   readonly metrics: Readonly<Record<string, number>>
+  /** Of routers by index, shares by name: `load`, `importance`, `expertsPerToken`, `gates`; see `SparseHistograms`. */
+  readonly histograms?: SparseHistograms
 }
 
 /** A line of `metrics.jsonl`. */
@@ -109,8 +112,18 @@ function isLayer(value: unknown): boolean {
     Number.isInteger(value.layer) &&
     typeof value.router === 'string' &&
     isRecord(value.metrics) &&
-    Object.values(value.metrics).every((number) => typeof number === 'number')
+    Object.values(value.metrics).every((number) => typeof number === 'number') &&
+    (value.histograms === undefined || areHistograms(value.histograms))
   )
+}
+
+const areNumbers = (value: unknown): boolean =>
+  Array.isArray(value) && value.every((number) => typeof number === 'number')
+
+/** Whether these are the shares of a routing by index. */
+export function areHistograms(value: unknown): value is SparseHistograms {
+  const names = ['load', 'importance', 'expertsPerToken', 'gates'] satisfies (keyof SparseHistograms)[]
+  return isRecord(value) && names.every((name) => areNumbers(value[name]))
 }
 
 /**

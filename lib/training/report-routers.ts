@@ -34,24 +34,36 @@ function picture(png: string, overlay: string, title: string): Html {
   /></span>`
 }
 
-/** The charts of a layer: importance of the experts and, for soft routers, the weights of the tokens. */
+/** The charts of a layer: what each expert does and, by the kind of router, how weights, gates or tokens are spread. */
 export function routerCharts(router: RouterPicture, run: number, prefix: string): Chart[] {
-  const importance: Chart = {
-    id: `${prefix}-importance`,
-    title: 'Expert importance (share of the combine weight)',
-    xLabel: 'expert',
+  const bars = (name: string, label: string, xLabel: string, title: string, y: readonly number[]): Chart => ({
+    id: `${prefix}-${name}`,
+    title,
+    xLabel,
     format: 'percent',
-    series: [
-      {
-        label: 'share',
-        run,
-        style: 'bars',
-        x: router.expertImportance.map((_, expert) => expert),
-        y: router.expertImportance,
-      },
-    ],
+    series: [{ label, run, style: 'bars', x: y.map((_, x) => x), y }],
+  })
+  const { expertImportance } = router
+  if (router.kind === 'index') {
+    const load = bars('load', 'share', 'expert', 'Expert load (share of the assignments)', expertImportance)
+    if (router.histograms === undefined) return [load]
+    const { importance, expertsPerToken, gates } = router.histograms
+    const chart = bars('gates', 'assignments', 'gate', 'Gates of the assignments', gates)
+    const [series] = chart.series
+    return [
+      load,
+      bars('importance', 'share', 'expert', 'Expert importance (share of all gates)', importance),
+      bars('experts', 'tokens', 'experts', 'Experts that process a token (0: dropped)', expertsPerToken),
+      { ...chart, series: [{ ...series, x: gates.map((_, bin) => (bin + 0.5) / gates.length) }] },
+    ]
   }
-  if (router.kind === 'index') return [{ ...importance, title: 'Expert load (share of the assignments)' }]
+  const importance = bars(
+    'importance',
+    'share',
+    'expert',
+    'Expert importance (share of the combine weight)',
+    expertImportance,
+  )
   if (router.tokenWeights.length === 0) return [importance]
   const weights: Chart = {
     id: `${prefix}-weights`,
@@ -131,35 +143,63 @@ function expertColour(expert: number): [number, number, number] {
   return [level(0), level(8), level(4)]
 }
 
+/** Over the darkened image: what no expert processed. */
+const DROPPED_COLOUR = [235, 40, 40, 235] as const
+const DROPPED_ON_MAP = [255, 255, 255, 245] as const
+/** More colours than this nobody tells apart. */
+const MAX_LEGEND = 16
+
 function indexPictures(router: IndexRouterPicture, { samples, classNames }: Evaluation): Html {
   const [rows, columns] = router.grid
+  const counts = router.samples.flatMap(({ experts }) => experts.map((chosen) => chosen.length))
+  const most = counts.reduce((largest, count) => Math.max(largest, count), 0)
   const shown = router.samples.slice(0, 2 * MAX_SAMPLES).map(({ sample, experts }) => {
     const { png, label } = samples[sample]
     const map = new PNG({ width: columns, height: rows })
     const kept = new PNG({ width: columns, height: rows })
     experts.forEach((chosen, token) => {
-      map.data.set(chosen.length > 0 ? [...expertColour(chosen[0]), 190] : [0, 0, 0, 230], 4 * token)
-      kept.data.set(chosen.length > 0 ? [0, 0, 0, 0] : [0, 0, 0, 230], 4 * token)
+      map.data.set(chosen.length > 0 ? [...expertColour(chosen[0]), 190] : DROPPED_ON_MAP, 4 * token)
+      kept.data.set(chosen.length > 0 ? [0, 0, 0, 0] : DROPPED_COLOUR, 4 * token)
     })
     const dropped = experts.filter((chosen) => chosen.length === 0).length
+    const several = heatPng(
+      rows,
+      columns,
+      experts.map((chosen) => chosen.length),
+    )
     return html`<div class="routed">
       <figure>
         <img class="pixels" src="data:image/png;base64,${png}" alt="${classNames[label]}" />
         <figcaption>${classNames[label]}</figcaption>
       </figure>
       <figure>
-        ${picture(png, dataUrl(map), 'first expert of each patch, black where the patch was dropped')}
+        ${picture(png, dataUrl(map), 'first expert of each patch, white where the patch was dropped')}
         <figcaption>first expert</figcaption>
       </figure>
+      ${
+        most > 1
+          ? html`<figure>
+              ${picture(png, several, `how many experts processed each patch, at most ${most}`)}
+              <figcaption>experts, at most ${Math.max(...experts.map((chosen) => chosen.length))}</figcaption>
+            </figure>`
+          : html``
+      }
       <figure>
-        ${picture(png, dataUrl(kept), 'patches that some expert processed')}
+        ${picture(png, dataUrl(kept), 'patches that no expert processed, in red')}
         <figcaption>${dropped} of ${experts.length} dropped</figcaption>
       </figure>
     </div>`
   })
+  const legend = Array.from({ length: Math.min(router.numExperts, MAX_LEGEND) }, (_, expert) => {
+    const colour = `rgb(${expertColour(expert).join(' ')})`
+    return html`<span class="expert"><i style="background: ${colour}"></i>${expert}</span> `
+  })
   return html`<p class="note">
-      The expert of the greatest gate for each patch, by colour; black patches were dropped
-      (${percent(router.droppedFraction)} of all tokens).
+      The expert of the greatest gate for each patch, by colour; patches that no expert processed are white
+      there, and red in the last picture (${percent(router.droppedFraction)} of all tokens).
+    </p>
+    <p class="note experts">
+      Experts: ${legend}${router.numExperts > MAX_LEGEND ? `and ${router.numExperts - MAX_LEGEND} more` : ''}
     </p>
     <div class="routed-list">${shown}</div>`
 }

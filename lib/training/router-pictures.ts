@@ -7,7 +7,13 @@ import { patchGrid } from '../models/config.js'
 import type { VisionTransformer } from '../models/vision-transformer.js'
 import { SoftRouter } from '../routers/soft.js'
 import { SparseRouter } from '../routers/sparse.js'
-import { expertsOfTokens, readSparseRouting, type SparseRoutingTable } from '../routers/sparse-statistics.js'
+import {
+  expertsOfTokens,
+  readSparseRouting,
+  sparseHistograms,
+  sparseMetrics,
+  type SparseRoutingTable,
+} from '../routers/sparse-statistics.js'
 import { routerMetrics } from '../routers/statistics.js'
 import type { IndexRouterPicture, RouterPicture, SoftRouterPicture } from './evaluation.js'
 import type { LayerRouterMetrics } from './metrics.js'
@@ -37,11 +43,22 @@ export async function layerMetrics(
   model: VisionTransformer,
   makeImages: () => Tensor,
 ): Promise<LayerRouterMetrics[]> {
-  return lookAtLayers(model, makeImages, async (layer, input, block) => ({
-    layer: block,
-    router: layer.router.method,
-    metrics: await routerMetrics(layer, input),
-  }))
+  return lookAtLayers(model, makeImages, async (layer, input, block) => {
+    const { router } = layer
+    const place = { layer: block, router: router.method }
+    if (!(router instanceof SparseRouter)) return { ...place, metrics: await routerMetrics(layer, input) }
+    const table = await tableOf(router, input)
+    return { ...place, metrics: sparseMetrics(table), histograms: sparseHistograms(table) }
+  })
+}
+
+async function tableOf(router: SparseRouter, input: Tensor): Promise<SparseRoutingTable> {
+  const routing = router.routing(input)
+  try {
+    return await readSparseRouting(routing)
+  } finally {
+    visitTensors(routing, (tensor) => tensor.dispose())
+  }
 }
 
 /** What the report draws of each mixture layer. */
@@ -68,10 +85,7 @@ export async function routerPictures(
       return softPicture(layer, values, { images, tokens, patches, ...router.options })
     }
     if (!(router instanceof SparseRouter)) return null
-    const routing = router.routing(input)
-    const table = await readSparseRouting(routing)
-    visitTensors(routing, (tensor) => tensor.dispose())
-    return indexPicture(layer, table, { images, tokens, patches })
+    return indexPicture(layer, await tableOf(router, input), { images, tokens, patches })
   })
   return pictures.filter((picture) => picture !== null)
 }
@@ -120,11 +134,12 @@ function indexPicture(
   { images, tokens, patches }: Extents,
 ): IndexRouterPicture {
   const experts = expertsOfTokens(table)
-  const rows = Math.max(1, table.rowToken.length)
+  const histograms = sparseHistograms(table)
   return {
     kind: 'index',
     ...layer,
-    expertImportance: Array.from(table.tokensPerExpert, (load) => load / rows),
+    expertImportance: histograms.load,
+    histograms,
     droppedFraction: experts.filter((chosen) => chosen.length === 0).length / experts.length,
     samples: Array.from({ length: Math.min(images, 2 * DRAWN_SAMPLES) }, (_, image) => ({
       sample: image,

@@ -37,10 +37,10 @@ it.concurrent.each(ROUTER_NAMES)('--router %s', async (name) => {
   const known = routers[0].kind === 'soft' ? 'dispatchEntropy' : 'droppedFraction'
   expect(layers[0].metrics[known]).toBeGreaterThanOrEqual(0)
   expect(readFileSync(join(out, 'report.html'), 'utf8')).toContain(routerConfig(name).name)
-})
+}, 300_000)
 
 it.concurrent('--router dense', async () => {
   const out = await train('dense')
   expect(readFileSync(join(out, 'configuration.json'), 'utf8')).not.toContain('"moe"')
   expect((await readEvaluation(join(out, 'evaluation.json'))).routers).toEqual([])
-})
+}, 300_000)

@@ -11,6 +11,7 @@ import {
   readSparseRouting,
   routerMetrics,
   SoftMoE,
+  sparseHistograms,
   sparseMetrics,
   SparseMoE,
   type SparseRouting,
@@ -122,6 +123,11 @@ describe('statistics of a routing by index', () => {
     expect(expertsOfTokens(table)).toEqual([[0, 1], [], [0], [1]])
     expect(expertsPerTokenHistogram(table)).toEqual([1, 2, 1])
     expect(gateHistogram(table, 4)).toEqual([0, 1, 0, 3])
+    const histograms = sparseHistograms(table)
+    expect(histograms).toMatchObject({ load: [0.5, 0.5], expertsPerToken: [0.25, 0.5, 0.25] })
+    expect(histograms.importance).toEqual([0.625, 0.375])
+    expect(histograms.gates).toHaveLength(20)
+    expect(histograms.gates[5]).toBe(0.25)
     expect(coefficientOfVariation([1, 3])).toBe(0.5)
     expect(coefficientOfVariation([0, 0])).toBe(0)
   })

@@ -139,7 +139,7 @@ describe('the page', () => {
 describe.skipIf(chromium === undefined)('the page in Chromium (skipped without it)', () => {
   it.each([
     ['one run', ['soft'], 11, 2],
-    ['three runs', ['soft', 'dense', 'index'], 13, 4],
+    ['three runs', ['soft', 'dense', 'index'], 19, 4],
   ])('draws every chart and picture of %s', async (_, names, charts, layers) => {
     const file = join(root, `${names.join('-')}.html`)
     await writeReport(names.map(folder), file)

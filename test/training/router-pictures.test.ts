@@ -37,11 +37,20 @@ describe('what routers do to images', () => {
     expect(picture.expertImportance.reduce((a, b) => a + b)).toBeCloseTo(1, 5)
     expect(picture.samples.map(({ sample }) => sample)).toEqual([0, 1, 2])
     if (picture.kind === 'soft') {
+      expect(metrics.histograms).toBeUndefined()
       const { dispatch, combine } = picture.samples[0]
       expect(dispatch.map((slot) => slot.length)).toEqual(new Array(4 * picture.slotsPerExpert).fill(16))
       expect(combine).toHaveLength(16)
       expect(picture.tokenWeights).toHaveLength(IMAGES * 16)
     } else {
+      const { load, importance, expertsPerToken, gates } = picture.histograms!
+      expect([load, importance, gates].map((shares) => shares.length)).toEqual([4, 4, 20])
+      for (const shares of [load, importance, expertsPerToken, gates]) {
+        expect(shares.reduce((a, b) => a + b)).toBeCloseTo(1, 10)
+      }
+      expect(metrics.histograms).toEqual(picture.histograms)
+      expect(expertsPerToken[0]).toBeCloseTo(picture.droppedFraction, 12)
+      expect(load).toEqual(picture.expertImportance)
       expect(picture.droppedFraction).toBeCloseTo(metrics.metrics.droppedFraction, 12)
       for (const { experts } of picture.samples) {
         expect(experts).toHaveLength(16)

@@ -71,6 +71,12 @@ function indexRouter(layer: number, samples: number, random: Random): IndexRoute
       Array.from({ length: EXPERTS }, (_, expert) => 0.5 + random.uniform(expert)),
     ),
     droppedFraction: 0.082,
+    histograms: {
+      load: normalised(Array.from({ length: EXPERTS }, (_, expert) => 1 + random.uniform(expert))),
+      importance: normalised(Array.from({ length: EXPERTS }, (_, expert) => 2 + random.uniform(expert))),
+      expertsPerToken: [0.082, 0.3, 0.618],
+      gates: normalised(Array.from({ length: 20 }, (_, bin) => random.uniform(40 + bin))),
+    },
     samples: Array.from({ length: samples }, (_, sample) => ({
       sample,
       experts: Array.from({ length: TOKENS }, (__, token) => {
@@ -144,6 +150,9 @@ export async function writeSampleRun(folder: string, options: SampleRun): Promis
             dispatchEntropy: 3.8 - progress * (0.4 + 0.2 * layer),
             expertImbalance: 0.2 * layer * progress,
           },
+          ...(router === 'index' && {
+            histograms: { load: [0.6, 0.4], importance: [0.5, 0.5], expertsPerToken: [0, 1], gates: [0, 1] },
+          }),
         }))
         await metrics.write({ kind: 'router', step: step + 1, layers })
       }
