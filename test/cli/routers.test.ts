@@ -22,25 +22,33 @@ async function train(router: string): Promise<string> {
   return out
 }
 
-it.concurrent.each(ROUTER_NAMES)('--router %s', async (name) => {
-  const out = await train(name)
-  const { model } = JSON.parse(readFileSync(join(out, 'configuration.json'), 'utf8')) as {
-    readonly model: { readonly moe: { readonly router: unknown } }
-  }
-  expect(model.moe.router).toEqual(routerConfig(name))
-  const records = await readMetrics(join(out, 'metrics.jsonl'))
-  expect(records.filter(({ kind }) => kind === 'train')).toHaveLength(3)
-  const layers = records.findLast((record) => record.kind === 'router')?.layers ?? []
-  const { routers } = await readEvaluation(join(out, 'evaluation.json'))
-  expect(layers.map(({ layer }) => layer)).toEqual([1])
-  expect(routers.map(({ layer, router }) => `${layer} ${router}`)).toEqual([`1 ${routerConfig(name).name}`])
-  const known = routers[0].kind === 'soft' ? 'dispatchEntropy' : 'droppedFraction'
-  expect(layers[0].metrics[known]).toBeGreaterThanOrEqual(0)
-  expect(readFileSync(join(out, 'report.html'), 'utf8')).toContain(routerConfig(name).name)
-}, 300_000)
+it.concurrent.each(ROUTER_NAMES)(
+  '--router %s',
+  async (name) => {
+    const out = await train(name)
+    const { model } = JSON.parse(readFileSync(join(out, 'configuration.json'), 'utf8')) as {
+      readonly model: { readonly moe: { readonly router: unknown } }
+    }
+    expect(model.moe.router).toEqual(routerConfig(name))
+    const records = await readMetrics(join(out, 'metrics.jsonl'))
+    expect(records.filter(({ kind }) => kind === 'train')).toHaveLength(3)
+    const layers = records.findLast((record) => record.kind === 'router')?.layers ?? []
+    const { routers } = await readEvaluation(join(out, 'evaluation.json'))
+    expect(layers.map(({ layer }) => layer)).toEqual([1])
+    expect(routers.map(({ layer, router }) => `${layer} ${router}`)).toEqual([`1 ${routerConfig(name).name}`])
+    const known = routers[0].kind === 'soft' ? 'dispatchEntropy' : 'droppedFraction'
+    expect(layers[0].metrics[known]).toBeGreaterThanOrEqual(0)
+    expect(readFileSync(join(out, 'report.html'), 'utf8')).toContain(routerConfig(name).name)
+  },
+  300_000,
+)
 
-it.concurrent('--router dense', async () => {
-  const out = await train('dense')
-  expect(readFileSync(join(out, 'configuration.json'), 'utf8')).not.toContain('"moe"')
-  expect((await readEvaluation(join(out, 'evaluation.json'))).routers).toEqual([])
-}, 300_000)
+it.concurrent(
+  '--router dense',
+  async () => {
+    const out = await train('dense')
+    expect(readFileSync(join(out, 'configuration.json'), 'utf8')).not.toContain('"moe"')
+    expect((await readEvaluation(join(out, 'evaluation.json'))).routers).toEqual([])
+  },
+  300_000,
+)
