@@ -5,21 +5,9 @@
 #include <unordered_map>
 #include <utility>
 
-#include "engine.h"
-#include "lexer.h"
-#include "syntax.h"
+#include "declarations.h"
 
 namespace ptxemu {
-
-int typeBytes(const std::string& type) {
-  static const std::unordered_map<std::string, int> sizes = {
-      {"pred", 0}, {"b8", 1},    {"u8", 1},     {"s8", 1},     {"b16", 2},   {"u16", 2},   {"s16", 2},
-      {"f16", 2},  {"bf16", 2},  {"e4m3x2", 2}, {"e5m2x2", 2}, {"b32", 4},   {"u32", 4},   {"s32", 4},
-      {"f32", 4},  {"f16x2", 4}, {"bf16x2", 4}, {"tf32", 4},   {"u16x2", 4}, {"s16x2", 4}, {"b64", 8},
-      {"u64", 8},  {"s64", 8},   {"f64", 8},    {"b128", 16}};
-  const auto found = sizes.find(type);
-  return found == sizes.end() ? -1 : found->second;
-}
 
 namespace {
 
@@ -28,9 +16,9 @@ struct Scope {
   std::unordered_map<std::string, int> registers, variables, labels;
 };
 
-class Parser {
+class Parser : private TokenStream {
  public:
-  explicit Parser(const std::string& text) : tokens_(tokenize(text)) {}
+  explicit Parser(const std::string& text) : TokenStream(text) {}
 
   SyntaxTree run() {
     while (peek().kind != Token::Kind::end) moduleItem();
@@ -38,64 +26,6 @@ class Parser {
   }
 
  private:
-  [[noreturn]] void fail(const std::string& what) const { throw ParseError(peek().line, what); }
-  const Token& peek(size_t ahead = 0) const {
-    return tokens_[std::min(position_ + ahead, tokens_.size() - 1)];
-  }
-  Token take() {
-    Token token = peek();
-    if (position_ + 1 < tokens_.size()) position_++;
-    return token;
-  }
-  bool accept(const char* what) {
-    if (!peek().is(what)) return false;
-    take();
-    return true;
-  }
-  void expect(const char* what) {
-    if (!accept(what)) fail("expected '" + std::string(what) + "' before '" + peek().value + "'");
-  }
-  void skipLine(int line) {
-    while (peek().line == line && peek().kind != Token::Kind::end) take();
-  }
-  void skipBraces() {
-    expect("{");
-    for (int depth = 1; depth > 0;) {
-      const Token token = take();
-      if (token.kind == Token::Kind::end) fail("'}' is missing");
-      depth += token.is("{") ? 1 : token.is("}") ? -1 : 0;
-    }
-  }
-
-  // -- numbers
-  // ------------------------------------------------------------------------------------------------------
-  Operand number() {
-    Operand operand;
-    operand.kind = Operand::Kind::immediate;
-    const bool negative = accept("-");
-    if (!negative) accept("+");
-    const Token token = take();
-    if (token.kind != Token::Kind::number) fail("expected a number before '" + token.value + "'");
-    const std::string& digits = token.value;
-    const char base = digits.size() > 1 && digits[0] == '0' ? digits[1] : '\0';
-    if (base == 'f' || base == 'F' || base == 'd' || base == 'D') {
-      const bool isDouble = base == 'd' || base == 'D';
-      operand.literal = isDouble ? Operand::Literal::float64 : Operand::Literal::float32;
-      operand.bits = std::strtoull(digits.c_str() + 2, nullptr, 16);
-      if (negative) operand.bits ^= isDouble ? 1ull << 63 : 1ull << 31;
-    } else if (digits.find('.') != std::string::npos) {
-      operand.literal = Operand::Literal::decimal;
-      const double value = std::strtod(digits.c_str(), nullptr) * (negative ? -1 : 1);
-      std::memcpy(&operand.bits, &value, 8);
-    } else {
-      operand.bits = base == 'b' ? std::strtoull(digits.c_str() + 2, nullptr, 2)
-                                 : std::strtoull(digits.c_str(), nullptr, 0);
-      if (negative) operand.bits = 0 - operand.bits;
-    }
-    return operand;
-  }
-  int64_t integer() { return static_cast<int64_t>(number().bits); }
-
   // -- module level
   // -------------------------------------------------------------------------------------------------
   void moduleItem() {
@@ -124,7 +54,7 @@ class Parser {
       const Space space = token.is(".global")  ? Space::global
                           : token.is(".const") ? Space::constant
                                                : Space::shared;
-      for (Variable& variable : variables(space)) tree_.variables.push_back(std::move(variable));
+      for (Variable& variable : parseVariables(*this, space, external_)) tree_.variables.push_back(std::move(variable));
       external_ = false;
     } else if (!token.is(";")) {
       throw ParseError(line, "unexpected '" + token.value + "' at module level");
@@ -135,92 +65,6 @@ class Parser {
     const int index = static_cast<int>(integer());
     tree_.files[index] = take().value;
     skipLine(line);
-  }
-
-  // ".align 4 .b8 name[16][2] = {...}, other ;" after the state space.
-  std::vector<Variable> variables(Space space) {
-    std::vector<Variable> found;
-    uint32_t align = 0;
-    std::string type;
-    for (;;) {
-      if (accept(".align"))
-        align = static_cast<uint32_t>(integer());
-      else if (accept(".attribute")) {
-        while (!accept(")")) take();
-      } else if (peek().is(".ptr") || peek().is(".global") || peek().is(".shared") || peek().is(".local") ||
-                 peek().is(".const"))
-        take();
-      else if (peek().value == ".v2" || peek().value == ".v4")
-        fail("variables of vector type are not supported");
-      else if (peek().value[0] == '.')
-        type = take().value.substr(1);
-      else
-        break;
-    }
-    const int bytes = typeBytes(type);
-    if (bytes <= 0) fail("'" + type + "' is not a type of a variable");
-    do {
-      Variable variable;
-      variable.space = space;
-      variable.external = external_;
-      variable.align = align ? align : static_cast<uint32_t>(bytes);
-      variable.name = take().value;
-      variable.bytes = static_cast<uint64_t>(bytes);
-      while (accept("[")) {
-        if (accept("]")) {
-          variable.dynamic = true;
-          variable.bytes = 0;
-          continue;
-        }
-        variable.bytes *= static_cast<uint64_t>(integer());
-        expect("]");
-      }
-      if (accept("=")) {
-        initializer(variable, static_cast<size_t>(bytes), type);
-        if (variable.initial.size() > variable.bytes) variable.bytes = variable.initial.size();
-        if (variable.dynamic) variable.dynamic = false;
-      }
-      found.push_back(std::move(variable));
-    } while (accept(","));
-    // Parameters end with ',' or ')' of their list, all others with ';'.
-    if (space != Space::param) expect(";");
-    return found;
-  }
-
-  void initializer(Variable& variable, size_t bytes, const std::string& type) {
-    if (accept("{")) {
-      if (accept("}")) return;
-      do initializer(variable, bytes, type);
-      while (accept(","));
-      expect("}");
-      return;
-    }
-    uint64_t bits = 0;
-    if (peek().kind == Token::Kind::word) {
-      std::string symbol = take().value;
-      if (symbol == "generic") {
-        expect("(");
-        symbol = take().value;
-        expect(")");
-      }
-      int64_t addend = 0;
-      if (peek().is("+") || peek().is("-")) addend = integer();
-      variable.relocations.push_back({variable.initial.size(), symbol, addend});
-    } else {
-      const Operand value = number();
-      bits = value.bits;
-      if (value.literal == Operand::Literal::decimal && type == "f32") {
-        double wide;
-        std::memcpy(&wide, &bits, 8);
-        const float narrow = static_cast<float>(wide);
-        uint32_t narrowBits;
-        std::memcpy(&narrowBits, &narrow, 4);
-        bits = narrowBits;
-      }
-    }
-    const size_t at = variable.initial.size();
-    variable.initial.resize(at + bytes);
-    std::memcpy(&variable.initial[at], &bits, std::min<size_t>(bytes, 8));
   }
 
   // -- functions
@@ -325,7 +169,7 @@ class Parser {
     if (token.is(".local") || token.is(".shared") || token.is(".param")) {
       const std::string name = take().value;
       const Space space = name == ".local" ? Space::local : name == ".shared" ? Space::shared : Space::param;
-      for (Variable& variable : variables(space)) declare(std::move(variable));
+      for (Variable& variable : parseVariables(*this, space, external_)) declare(std::move(variable));
       if (space == Space::param) expect(";");
       return;
     }
@@ -504,8 +348,6 @@ class Parser {
     }
   }
 
-  std::vector<Token> tokens_;
-  size_t position_ = 0;
   bool external_ = false;
   SyntaxTree tree_;
   Function function_;
