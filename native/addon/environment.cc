@@ -56,6 +56,8 @@ Napi::Promise Environment::promise(const std::function<void(Device::Completion)>
         deferred->Resolve(value(env));
       } catch (const Napi::Error& error) {
         deferred->Reject(error.Value());
+      } catch (const Error& error) {
+        deferred->Reject(make_error(error.code(), error.what()));
       }
     });
   };

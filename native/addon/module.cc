@@ -55,8 +55,21 @@ Napi::Value upload_tensor(const Napi::CallbackInfo& info) {
   });
 }
 
+// Node-API's own function ends the process when there is no memory; the language's constructor throws.
+Napi::ArrayBuffer array_buffer(Napi::Env env, std::size_t bytes) {
+  constexpr std::size_t kSmall = std::size_t{64} << 10;  // below it the process is lost in any case
+  if (bytes <= kSmall) return Napi::ArrayBuffer::New(env, bytes);
+  try {
+    const auto constructor = env.Global().Get("ArrayBuffer").As<Napi::Function>();
+    return constructor.New({Napi::Number::New(env, static_cast<double>(bytes))}).As<Napi::ArrayBuffer>();
+  } catch (const Napi::Error&) {
+    throw Error("ERR_OUT_OF_MEMORY", "JavaScript has no memory for the " + std::to_string(bytes) +
+                                         " bytes of a result; read smaller tensors or free memory first");
+  }
+}
+
 Napi::Value typed_array(Napi::Env env, DType dtype, const std::vector<std::byte>& bytes) {
-  auto buffer = Napi::ArrayBuffer::New(env, bytes.size());
+  Napi::ArrayBuffer buffer = array_buffer(env, bytes.size());
   if (!bytes.empty()) std::memcpy(buffer.Data(), bytes.data(), bytes.size());
   const std::size_t count = bytes.size() / size_of(dtype);
   switch (dtype) {

@@ -155,6 +155,29 @@ describe('the device', () => {
     },
   )
 
+  it.runIf(canLimitMemory)(
+    'refuses to read a result that JavaScript has no memory for, and works on',
+    async () => {
+      const result = await runModule(`
+      import { execFileSync } from 'node:child_process'
+      import { readFileSync } from 'node:fs'
+      ${prelude}
+      const x = device.zeros([64 << 20])
+      await device.synchronize()
+      const used = Number(/VmSize:\\s+(\\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1]) * 1024
+      // Enough for the bytes on their way to JavaScript, too little for them and the array.
+      execFileSync('prlimit', ['--pid', String(process.pid), '--as=' + (used + (400 << 20))])
+      const codes = [await x.data().catch((error) => error.code)]
+      try { x.dataSync() } catch (error) { codes.push(error.code, error.message) }
+      console.log(codes.join(' '), (await scale(device.ones([1]), 5).data())[0])
+    `)
+      expect(result).toMatchObject({ code: 0, stderr: '' })
+      expect(result.stdout).toMatch(
+        /^ERR_OUT_OF_MEMORY ERR_OUT_OF_MEMORY JavaScript has no memory for the 268435456 bytes.* 5\n$/,
+      )
+    },
+  )
+
   it.runIf(device.kind === 'cpu')(
     'refuses what passes its memory limit, says how much is used, and works on',
     async () => {
