@@ -31,7 +31,7 @@ export class Prefetcher {
   /**
    * @param start the first step to be returned
    * @param end the step after the last
-   * @throws SoftMoEError `ERR_WORKER` when the worker's file is missing, as in a bundle
+   * @throws SoftMoEError `ERR_WORKER` when the worker's file is missing, as in a bundle, or the system gives no thread
    */
   constructor(source: BatchSource, plan: BatchPlan, start: number, end: number, ahead: number) {
     if (!existsSync(batchWorkerFile)) {
@@ -108,10 +108,19 @@ export class Prefetcher {
 function startWorker(workerData: BatchWorkerData): Worker {
   // None of the process's own flags: --input-type, say, would be refused for a file.
   const options = { workerData, execArgv: [] }
-  if (batchWorkerFile.endsWith('.js')) return new Worker(batchWorkerFile, options)
-  // Run from the TypeScript sources, as the tests do: tsx translates them inside the thread.
-  const script = `require('tsx/cjs'); require(${JSON.stringify(batchWorkerFile)})`
-  return new Worker(script, { ...options, eval: true })
+  try {
+    if (batchWorkerFile.endsWith('.js')) return new Worker(batchWorkerFile, options)
+    // Run from the TypeScript sources, as the tests do: tsx translates them inside the thread.
+    const script = `require('tsx/cjs'); require(${JSON.stringify(batchWorkerFile)})`
+    return new Worker(script, { ...options, eval: true })
+  } catch (cause) {
+    throw new SoftMoEError(
+      'ERR_WORKER',
+      `the loader's thread could not be started (${cause instanceof Error ? cause.message : String(cause)}); ` +
+        'raise the limit of threads, or load with worker: false',
+      { cause },
+    )
+  }
 }
 
 /** Shared memory passes to a thread without a copy; anything else is copied into it once. */
