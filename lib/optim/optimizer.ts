@@ -168,8 +168,9 @@ export abstract class Optimizer {
   async step(compute: () => Tensor): Promise<StepResult> {
     const learningRate = this.learningRate
     const loss = this.accumulate(compute)
-    const norm = this.update()
+    let norm: Tensor | null = null
     try {
+      norm = this.update()
       const [lossValue, gradientNorm] = await Promise.all([loss.item(), norm.item()])
       if (!Number.isFinite(lossValue) || !Number.isFinite(gradientNorm)) {
         throw new SoftMoEError(
@@ -181,7 +182,7 @@ export abstract class Optimizer {
       return { loss: lossValue, gradientNorm, learningRate }
     } finally {
       loss.dispose()
-      norm.dispose()
+      norm?.dispose()
     }
   }
 
