@@ -46,7 +46,9 @@ export function recordOperation(
   saved: readonly (Tensor | null)[],
   gradient: GradientFunction,
 ): void {
-  if (detectAnomaly) for (const output of outputs) requireFinite(output, `the output of ${name}`)
+  if (detectAnomaly) {
+    for (const output of outputs) requireFinite(output, `the output of ${name}`, inputs)
+  }
   if (!isRecorded(...inputs)) return
   recordingTape?.push({
     name,
@@ -78,25 +80,44 @@ export function isRecording(): boolean {
 }
 
 /**
- * Checks the result of every recorded operation and of every gradient for NaN and infinity, waiting for the device
- * each time (slow). @throws `ERR_NON_FINITE` with the operation's name, at the first one
+ * Checks the result of every operation and of every gradient for NaN and infinity, waiting for the device each time
+ * (slow; off, it costs nothing). The operation then throws `ERR_NON_FINITE` with its name, the first that makes one,
+ * and says which operands held NaN or infinity already: data or parameters, as nothing before made them.
  */
 export function setDetectAnomaly(on: boolean): void {
   detectAnomaly = on
 }
 
-function requireFinite(tensor: Tensor, what: string): void {
-  if (tensor.dtype === 'int32') return
+function countNonFinite(tensor: Tensor): number {
+  if (tensor.dtype === 'int32') return 0
   const count = native.countNonFinite(tensor.handle)
-  const found = native.downloadSync(count)[0] ?? 0
-  native.dispose(count)
-  if (found > 0) {
-    throw new SoftMoEError(
-      'ERR_NON_FINITE',
-      `${what} has ${found} NaN or infinite elements of ${tensor.size}; ` +
-        'look for a learning rate that is too high or for bad input data',
-    )
+  try {
+    return native.downloadSync(count)[0] ?? 0
+  } finally {
+    native.dispose(count)
   }
+}
+
+function requireFinite(
+  tensor: Tensor,
+  what: string,
+  operands: readonly (Tensor | null | undefined)[] = [],
+): void {
+  const found = countNonFinite(tensor)
+  if (found === 0) return
+  const origins = operands.flatMap((operand, i) => {
+    if (operand === null || operand === undefined) return []
+    const before = countNonFinite(operand)
+    return before > 0
+      ? [`operand ${i + 1} of shape [${operand.shape.join(', ')}] held ${before} already`]
+      : []
+  })
+  throw new SoftMoEError(
+    'ERR_NON_FINITE',
+    `${what} has ${found} NaN or infinite elements of ${tensor.size}` +
+      `${origins.length > 0 ? ` (${origins.join(', ')})` : ''}; ` +
+      'look for a learning rate that is too high or for bad input data',
+  )
 }
 
 /** Gradients on their way; counts how many places hold the same tensor, since gradients may be passed on unchanged. */

@@ -46,5 +46,7 @@ export interface SparsePlanOptions {
  */
 export function sparsePlan(similarity: Tensor, options: SparsePlanOptions = {}): Tensor {
   const { k = 0, byRows = false, iterations = 20 } = options
-  return wrap(native.sparsePlan(handleOf(similarity), k, byRows, iterations), similarity.device)
+  const plan = wrap(native.sparsePlan(handleOf(similarity), k, byRows, iterations), similarity.device)
+  recordOperation('sparsePlan', [], [plan], [], () => []) // no operand has a gradient
+  return plan
 }
