@@ -6,6 +6,7 @@ import { setDetectAnomaly } from '../core/tape.js'
 import type { DatasetSplit } from '../data/dataset.js'
 import { loadImages } from '../data/loader.js'
 import { VisionTransformer } from '../models/vision-transformer.js'
+import { hasNonFinite } from '../ops/elementwise.js'
 import { AdamW } from '../optim/adamw.js'
 import { kernelDecay } from '../optim/rules.js'
 import { warmupCosine } from '../optim/schedules.js'
@@ -302,7 +303,23 @@ class Run {
     return record
   }
 
+  /**
+   * A step whose loss and gradients are finite may still leave parameters that are not; such a checkpoint would push
+   * out those from which the run can go on.
+   */
+  async #requireFiniteParameters(): Promise<void> {
+    for (const [path, { value }] of this.model.namedParameters()) {
+      if (!(await hasNonFinite(value))) continue
+      throw new SoftMoEError(
+        'ERR_NON_FINITE',
+        `step ${this.optimizer.steps} left NaN or infinity in the parameter ${path}; checkpoints of earlier steps are ` +
+          'kept: lower the learning rate or the weight decay',
+      )
+    }
+  }
+
   async #save(keep: number): Promise<string> {
+    await this.#requireFiniteParameters()
     const path = this.#folder.checkpoint(this.optimizer.steps)
     await saveCheckpoint(path, this, {
       [CONFIGURATION_KEY]: JSON.stringify(this.#configuration),
