@@ -29,7 +29,8 @@ it.concurrent.each(ROUTER_NAMES)(
     const { model } = JSON.parse(readFileSync(join(out, 'configuration.json'), 'utf8')) as {
       readonly model: { readonly moe: { readonly router: unknown } }
     }
-    expect(model.moe.router).toEqual(routerConfig(name))
+    // What the model's own router adds, such as noise, may stay.
+    expect(model.moe.router).toMatchObject(routerConfig(name))
     const records = await readMetrics(join(out, 'metrics.jsonl'))
     expect(records.filter(({ kind }) => kind === 'train')).toHaveLength(3)
     const layers = records.findLast((record) => record.kind === 'router')?.layers ?? []
