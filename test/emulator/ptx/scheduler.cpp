@@ -13,10 +13,12 @@ namespace ptxemu {
 namespace {
 
 constexpr uint64_t kWholeSlice = 1 << 16;
+// Blocks of a cooperative launch wait for each other, so they take turns often.
+constexpr uint64_t kCooperativeSlice = 1 << 10;
 // A group that ran this long while others of its warp wait is taken to poll for them.
 constexpr uint64_t kSpinLimit = 1 << 18;
 constexpr int kAnyPlace = -2;  // Group::barrier of bar.warp.sync
-constexpr int kRoundsBeforeYield = 256;
+constexpr int kRoundsBeforeYield = 256, kCooperativeRoundsBeforeYield = 2;
 // A warp that polls an mbarrier in a short loop, over and over, with nobody else doing anything, never gets
 // on.
 constexpr uint64_t kLongestPoll = 512;
@@ -227,7 +229,7 @@ void Block::runWarp(Warp& warp) {
 }
 
 uint64_t Block::slice() {
-  if (launch.config.orderSeed == 0) return kWholeSlice;
+  if (launch.config.orderSeed == 0) return launch.config.cooperative ? kCooperativeSlice : kWholeSlice;
   return 1 + random_() % 256;
 }
 
@@ -380,7 +382,8 @@ void Block::reportDeadlock() {
 Block::Status Block::run() {
   for (int round = 0; aliveThreads_ > 0; round++) {
     if (launch.stopped.load(std::memory_order_relaxed)) return Status::finished;
-    if (round == kRoundsBeforeYield) return Status::yielded;
+    const bool cooperative = launch.config.cooperative;
+    if (round == (cooperative ? kCooperativeRoundsBeforeYield : kRoundsBeforeYield)) return Status::yielded;
     if (launch.config.orderSeed) std::shuffle(order_.begin(), order_.end(), random_);
     bool anyRan = false, onlyPolls = true;
     for (int id : order_) {

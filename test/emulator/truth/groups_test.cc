@@ -98,3 +98,48 @@ TEST("labelled partitions gather the lanes of a warp with the same label") {
     }
   });
 }
+
+namespace {
+
+template <class... Arguments>
+CUresult runCooperative(CUfunction function, unsigned gridBlocks, unsigned blockThreads,
+                        Arguments... arguments) {
+  void* pointers[] = {static_cast<void*>(&arguments)..., nullptr};
+  CUlaunchAttribute attribute{};
+  attribute.id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
+  attribute.value.cooperative = 1;
+  const CUlaunchConfig config{gridBlocks, 1, 1, blockThreads, 1, 1, 0, nullptr, &attribute, 1};
+  const CUresult launched = cuLaunchKernelEx(&config, function, pointers, nullptr);
+  return launched != CUDA_SUCCESS ? launched : cuCtxSynchronize();
+}
+
+}  // namespace
+
+TEST("a barrier of the whole grid: blocks read what their neighbours wrote before it") {
+  everywhere("groups.fatbin", [](const Program& program, std::uint64_t seed) {
+    const std::vector<int> values = RandomValues(seed).integers(count, -50, 50);
+    const DeviceArray<int> input(values);
+    const DeviceArray<int> output(count);
+    SUCCEED(runCooperative(program.function("rotate_blocks"), blocks, threads, input.address(),
+                           output.address()));
+    const std::vector<int> got = output.download();
+    for (std::size_t i = 0; i < count; ++i)
+      EXPECT_EQUAL(got[i], values[(i / threads + 3) % blocks * threads + i % threads] + 3);
+  });
+}
+
+TEST("blocks that spin on an atomic counter wait for all others") {
+  everywhere("groups.fatbin", [](const Program& program, std::uint64_t seed) {
+    const unsigned gridBlocks = 13;
+    const std::vector<int> values = RandomValues(seed).integers(gridBlocks * 32, -50, 50);
+    const DeviceArray<int> input(values);
+    const DeviceArray<int> parts(gridBlocks);
+    const DeviceArray<int> arrived(std::vector<int>{0});
+    const DeviceArray<int> sums(gridBlocks);
+    SUCCEED(runCooperative(program.function("sum_of_all"), gridBlocks, 32, input.address(), parts.address(),
+                           arrived.address(), sums.address()));
+    int wanted = 0;
+    for (const int value : values) wanted += value;
+    for (const int sum : sums.download()) EXPECT_EQUAL(sum, wanted);
+  });
+}

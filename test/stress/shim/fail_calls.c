@@ -1,8 +1,8 @@
-// Preloaded into a process: lets calls that the addon makes of the system fail. SOFTMOE_FAIL_CALLS names a file of
-// four 64-bit numbers that is shared with the program under test: the kind of call (0: none is watched), how many
-// succeed before the first that fails, how many fail then, and how many were made.
-// The addon holds its own copy of the C++ library, so its operator new is a malloc from inside it. Only those of a
-// kilobyte or more fail: Node.js itself ends the process where there is no memory for less.
+// Preloaded into a process: lets calls that the addon makes of the system fail. SOFTMOE_FAIL_CALLS names a
+// file of four 64-bit numbers that is shared with the program under test: the kind of call (0: none is
+// watched), how many succeed before the first that fails, how many fail then, and how many were made. The
+// addon holds its own copy of the C++ library, so its operator new is a malloc from inside it. Only those of
+// a kilobyte or more fail: Node.js itself ends the process where there is no memory for less.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -48,3 +48,32 @@ extern "C" __global__ void same_label(const int* labels, int* counts) {
   const cg::coalesced_group alike = cg::labeled_partition(warp, labels[index]);
   counts[index] = cg::reduce(alike, 1, cg::plus<int>());
 }
+
+// Every block writes its part, all wait for each other, every block reads its neighbour's; three times.
+extern "C" __global__ void rotate_blocks(int* values, int* rotated) {
+  const cg::grid_group grid = cg::this_grid();
+  const int index = blockIdx.x * blockDim.x + threadIdx.x;
+  const int neighbour = (blockIdx.x + 1) % gridDim.x * blockDim.x + threadIdx.x;
+  for (int turn = 0; turn < 3; ++turn) {
+    const int value = values[neighbour];
+    grid.sync();
+    values[index] = value + 1;
+    grid.sync();
+  }
+  rotated[index] = values[index];
+}
+
+// The same wait without the toolkit: the last block to arrive opens the gate for those that spin.
+extern "C" __global__ void sum_of_all(const int* values, int* parts, int* arrived, int* sums) {
+  int part = __reduce_add_sync(~0u, values[blockIdx.x * 32 + threadIdx.x]);
+  if (threadIdx.x > 0) return;
+  parts[blockIdx.x] = part;
+  __threadfence();
+  atomicAdd(arrived, 1);
+  while (atomicAdd(arrived, 0) < static_cast<int>(gridDim.x)) {
+  }
+  __threadfence();
+  int sum = 0;
+  for (unsigned block = 0; block < gridDim.x; ++block) sum += parts[block];
+  sums[blockIdx.x] = sum;
+}
