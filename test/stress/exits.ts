@@ -30,6 +30,8 @@ export async function exitInEveryWay(): Promise<void> {
   const endings = new Map<string, number>()
   const work = async (): Promise<void> => {
     for (let number = next++; number < PROCESSES; number = next++) {
+      if (number > 0 && number % 200 === 0)
+        figure(`  ${number} processes, ${wrong.length} ended wrongly so far`)
       const [way, wanted] = WAYS[number % WAYS.length]
       const delay = String(random.below(LATEST_MS))
       const ending = await run(process.execPath, [programPath('exit'), packageUrl, way, delay], {
