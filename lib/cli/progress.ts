@@ -148,6 +148,11 @@ export function createProgress(
     },
     evaluation: (record) => message(evaluationText(record)),
     message,
-    stop: () => bar.stop(),
+    stop: () => {
+      // The bar goes back to where the cursor was saved at its start, over the lines printed since: save it here anew,
+      // with line wrapping on, which is saved too.
+      if (bar.isActive) process.stderr.write('\u001b[?7h\u001b7')
+      bar.stop()
+    },
   }
 }

@@ -65,8 +65,9 @@ function introduction({ out, configuration, device, parameters, testImages, step
     `model: ${router}${experts}, width ${width}, depth ${depth}, patch ${patchSize}, ` +
       `${(parameters / 1e6).toFixed(2)} million parameters`,
     `run: ${configuration.steps} steps of ${batchSize} images (${epochs.toPrecision(3)} epochs), ` +
-      `${precision} on ${device.toString()}, seed ${seed}, in ${out}` +
+      `${precision} on ${device.toString()}, seed ${seed}` +
       (steps > 0 ? `, going on after step ${steps}` : ''),
+    `folder: ${out}`,
   ].join('\n')
 }
 

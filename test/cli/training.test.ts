@@ -140,6 +140,8 @@ describe('softmoe train', () => {
     const bars = drawn.filter((line) => /^[█░]+ \d+\/40 {2}loss [\d.]+ {2}accuracy .* left$/.test(line))
     expect(bars.length).toBeGreaterThan(2)
     expect(Math.max(...bars.map((line) => line.length))).toBeLessThan(80)
+    // The cursor goes back to the bar's own line at the end, not over what was printed since the start.
+    expect(stdout.lastIndexOf('\u001b7')).toBeGreaterThan(stdout.indexOf('step 40: test accuracy'))
     for (const step of [20, 40]) {
       expect(drawn).toContainEqual(expect.stringMatching(new RegExp(`^step ${step}: test accuracy`)))
     }
