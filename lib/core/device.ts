@@ -1,3 +1,4 @@
+import { requireObject } from './arguments.js'
 import { type DeviceKey, type MemoryUsage, native, type RandomKey } from '../native.js'
 import type { DType, TensorData } from './dtype.js'
 import { SoftMoEError } from './errors.js'
@@ -65,6 +66,7 @@ export class Device implements DeviceKey {
         `the elements are ${data === null ? 'null' : typeof data}; wanted a typed array or an array of numbers`,
       )
     }
+    requireObject('the options of the tensor', options)
     const extents = shape ?? [data.length]
     const dtype = options.dtype ?? defaultDType(data)
     const [stored, storedType] = storedElements(data, dtype)
@@ -79,6 +81,7 @@ export class Device implements DeviceKey {
 
   /** A tensor of one value. */
   full(shape: readonly number[], value: number, options: FillOptions = {}): Tensor {
+    requireObject('the options of the tensor', options)
     return new Tensor(native.full(this, shape, options.dtype ?? 'float32', value), this)
   }
 
@@ -110,6 +113,7 @@ export class Device implements DeviceKey {
     shape: readonly number[],
     options: RandomOptions,
   ): Tensor {
+    requireObject('the options of random tensors', options)
     const { dtype = 'float32', mean = 0, scale = 1, key } = options
     return new Tensor(native.random(this, shape, dtype, distribution, mean, scale, key), this)
   }
@@ -150,7 +154,13 @@ function storedElements(data: TensorData, dtype: DType): [NodeJS.TypedArray, DTy
   if (data instanceof Uint16Array) return [data, 'bfloat16']
   if (data instanceof Float32Array) return [data, 'float32']
   if (data instanceof Int32Array) return [data, 'int32']
-  return dtype === 'int32' ? [Int32Array.from(data), 'int32'] : [Float32Array.from(data), 'float32']
+  try {
+    return dtype === 'int32' ? [Int32Array.from(data), 'int32'] : [Float32Array.from(data), 'float32']
+  } catch (cause) {
+    // BigInt and symbols; what a getter throws is the caller's.
+    if (!(cause instanceof TypeError)) throw cause
+    throw new SoftMoEError('ERR_DTYPE', 'the elements are no numbers; wanted numbers', { cause })
+  }
 }
 
 const devices = new Map<string, Device>()

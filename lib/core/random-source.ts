@@ -1,3 +1,4 @@
+import { given } from './arguments.js'
 import type { RandomKey } from '../native.js'
 import { SoftMoEError } from './errors.js'
 
@@ -33,7 +34,7 @@ export class RandomSource {
     if (!Number.isSafeInteger(seed) || seed < 0) {
       throw new SoftMoEError(
         'ERR_INVALID_ARGUMENT',
-        `the seed is ${seed}; give a whole number from 0 to 9007199254740991`,
+        `the seed is ${given(seed)}; give a whole number from 0 to 9007199254740991`,
       )
     }
     this.#seed = seed

@@ -40,6 +40,7 @@ export class Tensor {
 
   /** The addon's handle. @throws `ERR_DISPOSED` */
   get handle(): TensorHandle {
+    if (!(#handle in this)) throw noTensor()
     if (this.#handle === null) {
       throw new SoftMoEError(
         'ERR_DISPOSED',
@@ -58,12 +59,14 @@ export class Tensor {
 
   /** Extents, slowest first. */
   get shape(): readonly number[] {
+    if (!(#handle in this)) throw noTensor()
     if (this.#shape === null) this.#describe()
     return this.#shape ?? []
   }
 
   /** Element type. */
   get dtype(): DType {
+    if (!(#handle in this)) throw noTensor()
     if (this.#dtype === null) this.#describe()
     return this.#dtype ?? 'float32'
   }
@@ -74,6 +77,7 @@ export class Tensor {
   }
 
   get disposed(): boolean {
+    if (!(#handle in this)) throw noTensor()
     return this.#handle === null
   }
 
@@ -116,6 +120,7 @@ export class Tensor {
 
   /** Frees the memory as soon as queued work no longer needs it. Calling it twice is harmless. */
   dispose(): void {
+    if (!(#handle in this)) throw noTensor()
     if (this.#handle === null) return
     native.dispose(this.#handle)
     this.#handle = null
@@ -129,6 +134,11 @@ export class Tensor {
     if (this.disposed) return 'Tensor (disposed)'
     return `Tensor ${this.dtype} [${this.shape.join(', ')}] on ${this.device.toString()}`
   }
+}
+
+/** An object that only inherits from a tensor has no elements. */
+function noTensor(): SoftMoEError {
+  return new SoftMoEError('ERR_INVALID_ARGUMENT', 'an operand is no Tensor; make one with device.tensor')
 }
 
 /** Whether a value is a tensor, of this or another copy of the package. */

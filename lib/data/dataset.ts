@@ -2,6 +2,7 @@
  * What every reader returns: all images of a set in one array, their labels in another. Pixels stay bytes until a batch
  * is made of them; the arrays lie in shared memory, so that the loader's worker thread reads them without a copy.
  */
+import { given, requireArray, requireObject, requireString } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 
 /** A labelled set of images of one size. */
@@ -46,13 +47,22 @@ export function allocateBytes(bytes: number, what: string): Uint8Array {
  * @throws SoftMoEError `ERR_SHAPE` when array lengths and sizes disagree, `ERR_FILE_FORMAT` when a label has no class
  */
 export function createDataset(parts: Omit<ImageDataset, 'count'>): ImageDataset {
+  requireObject('the parts of a data set', parts)
   const { name, images, labels, height, width, channels, classNames } = parts
+  requireString('the name of a data set', name)
+  requireArray('classNames', classNames)
+  if (!(labels instanceof Int32Array && images instanceof Uint8Array)) {
+    throw new SoftMoEError(
+      'ERR_DTYPE',
+      `data set ${name}: wanted images in a Uint8Array and labels in an Int32Array`,
+    )
+  }
   const count = labels.length
   for (const [field, value] of Object.entries({ height, width, channels })) {
     if (!Number.isInteger(value) || value < 1) {
       throw new SoftMoEError(
         'ERR_SHAPE',
-        `data set ${name}: ${field} is ${value}; it must be a positive whole number`,
+        `data set ${name}: ${field} is ${given(value)}; it must be a positive whole number`,
       )
     }
   }

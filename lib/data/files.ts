@@ -1,4 +1,5 @@
 /** Reading files with errors that name the file, and unpacking gzip without trusting it. */
+import { given } from '../core/arguments.js'
 import { createReadStream } from 'node:fs'
 import { open, readdir, readFile, stat } from 'node:fs/promises'
 import { pipeline } from 'node:stream/promises'
@@ -7,8 +8,9 @@ import { SoftMoEError } from '../core/errors.js'
 import { allocateBytes } from './dataset.js'
 
 /** Says what is wrong with a path, from the system's error. */
-export function fileError(path: string, cause: unknown): SoftMoEError {
+export function fileError(file: string, cause: unknown): SoftMoEError {
   if (SoftMoEError.is(cause)) return cause
+  const path = typeof file === 'string' ? file : given(file)
   const code = cause instanceof Error && 'code' in cause ? String(cause.code) : ''
   if (code === 'ENOENT' || code === 'ENOTDIR') {
     return new SoftMoEError('ERR_FILE_NOT_FOUND', `${path} does not exist; check the path`, { cause })

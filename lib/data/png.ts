@@ -5,6 +5,7 @@
 import { open, stat } from 'node:fs/promises'
 import { inflateSync } from 'node:zlib'
 import { PNG } from 'pngjs'
+import { given, requireCount, requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import { fileError, readInto } from './files.js'
 
@@ -179,8 +180,37 @@ export async function readPng(path: string): Promise<Picture> {
   }
 }
 
-/** Encodes an image as a PNG file. */
-export function encodePng({ pixels, height, width, channels }: Picture): Buffer {
+/** Throws `ERR_INVALID_ARGUMENT` for a size that no picture has. */
+function requirePictureSize(height: number, width: number): void {
+  requireCount('height', height)
+  requireCount('width', width)
+  if (height * width <= MAX_PIXELS) return
+  throw new SoftMoEError(
+    'ERR_INVALID_ARGUMENT',
+    `a picture of ${width} × ${height} pixels was asked for; at most ${MAX_PIXELS} pixels are supported`,
+  )
+}
+
+/** Throws `ERR_INVALID_ARGUMENT` for anything but a picture whose pixels fill its size. */
+function requirePicture(picture: Picture): void {
+  requireObject('the picture', picture)
+  const { pixels, height, width, channels } = picture
+  requirePictureSize(height, width)
+  if ((channels as number) !== 1 && (channels as number) !== 3) {
+    throw new SoftMoEError('ERR_INVALID_ARGUMENT', `channels is ${given(channels)}; wanted 1 or 3`)
+  }
+  if (!(pixels instanceof Uint8Array) || pixels.length !== height * width * channels) {
+    throw new SoftMoEError(
+      'ERR_INVALID_ARGUMENT',
+      `the pixels of a picture are no Uint8Array of ${height} × ${width} × ${channels} values`,
+    )
+  }
+}
+
+/** Encodes an image as a PNG file. @throws `ERR_INVALID_ARGUMENT` if the pixels do not fill the size */
+export function encodePng(picture: Picture): Buffer {
+  requirePicture(picture)
+  const { pixels, height, width, channels } = picture
   const png = new PNG({ width, height })
   for (let pixel = 0; pixel < width * height; pixel++) {
     for (let channel = 0; channel < 3; channel++) {
@@ -193,6 +223,7 @@ export function encodePng({ pixels, height, width, channels }: Picture): Buffer 
 
 /** Converts between 1 and 3 channels: grey is repeated, colour becomes luma (ITU-R BT.601). */
 export function withChannels(picture: Picture, channels: 1 | 3): Picture {
+  requirePicture(picture)
   if (picture.channels === channels) return picture
   const source = picture.pixels
   const count = picture.width * picture.height
@@ -211,8 +242,12 @@ export function withChannels(picture: Picture, channels: 1 | 3): Picture {
 /**
  * Resizes with a triangle filter as wide as a new pixel: averages where the picture shrinks, interpolates linearly where
  * it grows. Rows first, then columns.
+ *
+ * @throws `ERR_INVALID_ARGUMENT` for a size of no or of more than 2^24 pixels
  */
 export function resizePicture(picture: Picture, height: number, width: number): Picture {
+  requirePicture(picture)
+  requirePictureSize(height, width)
   if (picture.height === height && picture.width === width) return picture
   const { channels } = picture
   const columns = filterTaps(picture.width, width)

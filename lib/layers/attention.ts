@@ -1,3 +1,4 @@
+import { requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import type { Tensor } from '../core/tensor.js'
 import { attention } from '../ops/attention.js'
@@ -28,6 +29,7 @@ export class MultiHeadAttention extends Module {
 
   constructor(options: MultiHeadAttentionOptions, context: LayerContext = {}) {
     super(context)
+    requireObject('the options of MultiHeadAttention', options)
     this.options = options
     const { dim, numHeads, qkNorm = false, dropoutRate = 0 } = options
     requireCount('dim', dim)

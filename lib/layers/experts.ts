@@ -1,3 +1,4 @@
+import { requireObject } from '../core/arguments.js'
 import type { Tensor } from '../core/tensor.js'
 import type { Activation } from '../native.js'
 import {
@@ -59,6 +60,7 @@ abstract class MlpBase extends Module {
     context: LayerContext,
   ) {
     super(context)
+    requireObject('the options of an MLP', options)
     this.options = options
     this.numExperts = numExperts ?? 1
     const { dim, hiddenDim, dropoutRate = 0 } = options
@@ -124,6 +126,7 @@ export class Experts extends MlpBase {
   readonly shareInit: boolean
 
   constructor(options: ExpertsLayerOptions, context: LayerContext = {}) {
+    requireObject('the options of Experts', options)
     super(options, options.numExperts, options.shareInit ?? false, context)
     this.shareInit = options.shareInit ?? false
   }

@@ -1,3 +1,4 @@
+import { requireNumber } from '../core/arguments.js'
 import type { Device } from '../core/device.js'
 import type { RandomSource } from '../core/random-source.js'
 import { native, type TensorHandle } from '../native.js'
@@ -23,6 +24,7 @@ export function normal(std: number): Initializer {
 
 /** Variance `1 / fanIn`, truncated at two standard deviations (LeCun; Flax's default for kernels). */
 export function lecunNormal(fanIn: number): Initializer {
+  requireNumber('fanIn', fanIn)
   const scale = Math.sqrt(1 / fanIn) / TRUNCATED_NORMAL_STD
   return (device, shape, random) =>
     native.random(device, shape, 'float32', 'truncated-normal', 0, scale, random.next())
@@ -30,6 +32,8 @@ export function lecunNormal(fanIn: number): Initializer {
 
 /** Uniform within `± sqrt(6 / (fanIn + fanOut))` (Glorot). */
 export function xavierUniform(fanIn: number, fanOut: number): Initializer {
+  requireNumber('fanIn', fanIn)
+  requireNumber('fanOut', fanOut)
   const limit = Math.sqrt(6 / (fanIn + fanOut))
   return (device, shape, random) =>
     native.random(device, shape, 'float32', 'uniform', -limit, 2 * limit, random.next())

@@ -1,3 +1,4 @@
+import { requireObject } from '../core/arguments.js'
 import type { Tensor } from '../core/tensor.js'
 import { layerNorm } from '../ops/normalization.js'
 import { ones, zeros } from './initializers.js'
@@ -21,6 +22,7 @@ export class LayerNorm extends Module {
 
   constructor(options: LayerNormOptions, context: LayerContext = {}) {
     super(context)
+    requireObject('the options of LayerNorm', options)
     requireCount('dim', options.dim)
     this.eps = options.eps ?? 1e-6
     this.scale = this.parameter('scale', [options.dim], ones)

@@ -1,3 +1,4 @@
+import { requireObject } from '../core/arguments.js'
 import type { FloatDType } from '../core/dtype.js'
 import type { Tensor } from '../core/tensor.js'
 import type { Activation } from '../native.js'
@@ -34,6 +35,7 @@ export class Linear extends Module {
 
   constructor(options: LinearLayerOptions, context: LayerContext = {}) {
     super(context)
+    requireObject('the options of Linear', options)
     this.options = options
     const { inDim, outDim, kernelInit = xavierUniform(inDim, outDim), biasInit = zeros } = options
     requireCount('inDim', inDim)

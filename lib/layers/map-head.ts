@@ -1,4 +1,5 @@
-import type { Tensor } from '../core/tensor.js'
+import { requireCount, requireObject } from '../core/arguments.js'
+import { handleOf, type Tensor } from '../core/tensor.js'
 import { add, asDType, broadcast, reshape } from '../ops/elementwise.js'
 import { MultiHeadAttention, type MultiHeadAttentionOptions } from './attention.js'
 import { Mlp } from './experts.js'
@@ -21,7 +22,9 @@ export class MapHead extends Module {
 
   constructor(options: MapHeadOptions, context: LayerContext = {}) {
     super(context)
+    requireObject('the options of MapHead', options)
     const { dim, hiddenDim } = options
+    requireCount('dim', dim)
     this.probe = this.parameter('probe', [1, 1, dim], xavierUniform(1, dim))
     this.attention = this.child('MultiHeadDotProductAttention', new MultiHeadAttention(options, this.context))
     this.norm = this.child('LayerNorm', new LayerNorm({ dim }, this.context))
@@ -30,6 +33,7 @@ export class MapHead extends Module {
 
   /** @param x - `[batch, tokens, dim]`; returns `[batch, dim]` */
   forward(x: Tensor): Tensor {
+    handleOf(x)
     return this.run(() => {
       const [batch = 0, , dim = 0] = x.shape
       const probe = asDType(broadcast(this.probe.operand('float32', [1, dim]), 0, batch), this.dtype)

@@ -1,3 +1,4 @@
+import { requireObject } from '../core/arguments.js'
 import { type Device, openDevice } from '../core/device.js'
 import type { FloatDType } from '../core/dtype.js'
 import { SoftMoEError } from '../core/errors.js'
@@ -5,6 +6,8 @@ import { scope } from '../core/lifetime.js'
 import { RandomSource } from '../core/random-source.js'
 import type { Initializer } from './initializers.js'
 import { Parameter } from './parameter.js'
+
+export { requireCount, requireRate } from '../core/arguments.js'
 
 /** Where a layer lives and how it computes. */
 export interface LayerContext {
@@ -14,23 +17,6 @@ export interface LayerContext {
   readonly dtype?: FloatDType
   /** Source of initial values, dropout and noise. Default: a new one with seed 0. */
   readonly random?: RandomSource
-}
-
-/** Throws `ERR_INVALID_ARGUMENT` unless `value` is a whole number of at least `least`. */
-export function requireCount(name: string, value: number, least = 1): void {
-  if (!Number.isInteger(value) || value < least) {
-    throw new SoftMoEError(
-      'ERR_INVALID_ARGUMENT',
-      `${name} is ${value}; wanted a whole number of ${least} or more`,
-    )
-  }
-}
-
-/** Throws `ERR_INVALID_ARGUMENT` unless `0 <= value < 1`. */
-export function requireRate(name: string, value: number): void {
-  if (!(value >= 0 && value < 1)) {
-    throw new SoftMoEError('ERR_INVALID_ARGUMENT', `${name} is ${value}; wanted a number from 0 to below 1`)
-  }
 }
 
 /**
@@ -46,6 +32,7 @@ export abstract class Module {
   #training = true
 
   protected constructor(context: LayerContext) {
+    requireObject('the context of a layer', context)
     this.device = context.device ?? openDevice()
     this.dtype = context.dtype ?? 'float32'
     this.random = context.random ?? new RandomSource()

@@ -1,7 +1,7 @@
 import { SoftMoEError } from '../core/errors.js'
 import { RandomSource } from '../core/random-source.js'
 import { noGrad } from '../core/tape.js'
-import type { Tensor } from '../core/tensor.js'
+import { handleOf, type Tensor } from '../core/tensor.js'
 import { createSparseRouter, type SparseRouterConfig } from '../routers/create-router.js'
 import type { SparseRouterName } from '../routers/names.js'
 import type { Router, RouteOptions } from '../routers/router.js'
@@ -141,6 +141,7 @@ export class SparseMoE extends MoE<SparseRouter> {
 
 /** Throws unless `x` is `[batch, tokens, dim]`. */
 function requireTokens(x: Tensor, dim: number): void {
+  handleOf(x)
   if (x.shape.length !== 3 || x.shape[2] !== dim) {
     throw new SoftMoEError(
       'ERR_SHAPE',

@@ -1,3 +1,4 @@
+import { requireCount, requireSize } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 
 /**
@@ -5,9 +6,13 @@ import { SoftMoEError } from '../core/errors.js'
  * `[sin(x w), cos(x w), sin(y w), cos(y w)]` with `w_i = 10000^(-i / (dim / 4 - 1))`.
  *
  * @returns `height * width` rows of `dim` numbers
- * @throws `ERR_INVALID_ARGUMENT` unless `dim` is a multiple of 4
+ * @throws `ERR_INVALID_ARGUMENT` unless all are whole numbers and `dim` is a multiple of 4
  */
 export function sincos2d(height: number, width: number, dim: number): Float32Array {
+  requireCount('height', height, 0)
+  requireCount('width', width, 0)
+  requireCount('dim', dim, 4)
+  requireSize('the position embeddings', height * width * dim)
   if (dim % 4 !== 0) {
     throw new SoftMoEError(
       'ERR_INVALID_ARGUMENT',

@@ -2,6 +2,7 @@
  * Parameters and FLOPs of a vision transformer from its configuration alone. A multiply-add counts as 2; only matrix
  * products are counted, as in the papers' tables.
  */
+import { requireNumber } from '../core/arguments.js'
 import { requireCount } from '../layers/module.js'
 import { defaultSlotsPerExpert } from '../routers/capacity.js'
 import { type RouterConfig, routerConfig, type SparseRouterConfig } from '../routers/create-router.js'
@@ -29,6 +30,9 @@ export interface Cost {
 
 /** The dense MLP of a block. */
 export function mlpCost(tokens: number, dim: number, hiddenDim: number): Cost {
+  requireNumber('tokens', tokens)
+  requireNumber('dim', dim)
+  requireNumber('hiddenDim', hiddenDim)
   return { parameters: 2 * dim * hiddenDim + hiddenDim + dim, flops: 4 * tokens * dim * hiddenDim }
 }
 

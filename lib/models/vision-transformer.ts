@@ -1,3 +1,4 @@
+import { requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import { withCollector } from '../core/lifetime.js'
 import { noGrad } from '../core/tape.js'
@@ -121,6 +122,7 @@ export class VisionTransformer extends Module {
 
   constructor(config: VisionTransformerConfig, context: LayerContext = {}) {
     super(context)
+    requireObject('the configuration of VisionTransformer', config)
     this.config = config
     const {
       width,

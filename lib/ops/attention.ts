@@ -1,3 +1,4 @@
+import { requireObject } from '../core/arguments.js'
 import { isRecorded, recordOperation } from '../core/tape.js'
 import { handleOf, type Tensor } from '../core/tensor.js'
 import { native, type RandomKey } from '../native.js'
@@ -23,6 +24,8 @@ export interface AttentionOptions {
  * @throws `ERR_SHAPE`, `ERR_DTYPE`, `ERR_DEVICE`; `ERR_INVALID_ARGUMENT` on CUDA for heads longer than 128
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  requireObject('the options of attention', options)
+  handleOf(q)
   const scale = options.scale ?? 1 / Math.sqrt(q.shape[3] ?? 1)
   const { dropoutRate = 0, key = { seed: 0, stream: 0 } } = options
   const recorded = isRecorded(q, k, v)

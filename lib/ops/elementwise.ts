@@ -1,3 +1,4 @@
+import { requireArray, requireNumber } from '../core/arguments.js'
 import type { DType, FloatDType } from '../core/dtype.js'
 import { SoftMoEError } from '../core/errors.js'
 import { recordOperation } from '../core/tape.js'
@@ -26,6 +27,7 @@ export function cast(x: Tensor, dtype: DType): Tensor {
 
 /** `x` itself if it has the dtype, else `cast(x, dtype)`. */
 export function asDType(x: Tensor, dtype: FloatDType): Tensor {
+  handleOf(x)
   return x.dtype === dtype ? x : cast(x, dtype)
 }
 
@@ -110,6 +112,7 @@ export function slice(x: Tensor, axis: number, start: number, end: number): Tens
 
 /** Joins tensors of one dtype along an axis; the other extents agree. @throws `ERR_SHAPE`, `ERR_DTYPE` */
 export function concat(parts: readonly Tensor[], axis: number): Tensor {
+  requireArray('the tensors of concat', parts)
   const first = parts[0]
   if (first === undefined) {
     throw new SoftMoEError('ERR_INVALID_ARGUMENT', 'concat: no tensors were given; wanted at least one')
@@ -148,7 +151,9 @@ function reduce(
   axis: number | undefined,
   factor: (extent: number) => number,
 ): Tensor {
+  handleOf(x)
   if (axis !== undefined) {
+    requireNumber('axis', axis)
     const extent = x.shape[axis] ?? 0
     const weight = factor(extent)
     const y = wrap(native.sum(handleOf(x), axis, weight, x.dtype), x.device)

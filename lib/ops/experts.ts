@@ -1,3 +1,4 @@
+import { requireObject } from '../core/arguments.js'
 import { isRecorded, recordOperation } from '../core/tape.js'
 import { handleOf, optionalHandle, type Tensor } from '../core/tensor.js'
 import { type Activation, native, type RandomKey } from '../native.js'
@@ -53,6 +54,8 @@ export function experts(
   rows?: RaggedRows,
   gatherGradient?: GatherGradient,
 ): Tensor {
+  requireObject('the options of experts', options)
+  requireObject('the weights of experts', weights)
   const { activation = 'gelu', dropoutRate = 0, key = { seed: 0, stream: 0 } } = options
   const { w1, b1, w2, b2 } = weights
   const offsets = optionalHandle(rows?.expertOffsets)

@@ -1,3 +1,4 @@
+import { requireObject } from '../core/arguments.js'
 import type { FloatDType } from '../core/dtype.js'
 import { isRecorded, recordOperation } from '../core/tape.js'
 import { handleOf, optionalHandle, type Tensor } from '../core/tensor.js'
@@ -27,6 +28,8 @@ function converted(x: Tensor, dtype: string): TensorHandle {
  * @throws `ERR_SHAPE`, `ERR_DTYPE`, `ERR_DEVICE`
  */
 export function linear(x: Tensor, w: Tensor, bias?: Tensor | null, options: LinearOptions = {}): Tensor {
+  requireObject('the options of linear', options)
+  handleOf(x)
   const { activation = 'none' } = options
   const dtype = options.dtype ?? x.dtype
   const savePre = activation !== 'none' && isRecorded(x, w, bias)
@@ -68,6 +71,8 @@ export interface MatMulOptions {
  * @throws `ERR_SHAPE`, `ERR_INVALID_ARGUMENT`, `ERR_DTYPE`
  */
 export function matmul(a: Tensor, b: Tensor, options: MatMulOptions = {}): Tensor {
+  requireObject('the options of matmul', options)
+  handleOf(a)
   const { transposeA = false, transposeB = false } = options
   const dtype = options.dtype ?? a.dtype
   const product = (

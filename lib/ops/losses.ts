@@ -1,3 +1,4 @@
+import { given, requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import { recordOperation } from '../core/tape.js'
 import { handleOf, isTensor, type Tensor } from '../core/tensor.js'
@@ -26,12 +27,13 @@ function labelTensor(labels: Labels, logits: Tensor): Tensor {
     )
   }
   const classes = logits.shape[1] ?? 0
-  const values: readonly number[] | Int32Array = labels
+  // Read once. A detached array has no elements, and cannot be iterated.
+  const values = labels.length === 0 ? [] : Array.from(labels)
   const wrong = values.findIndex((label) => !Number.isInteger(label) || label < 0 || label >= classes)
   if (wrong >= 0) {
     throw new SoftMoEError(
       'ERR_INVALID_ARGUMENT',
-      `label ${values[wrong] ?? ''} of row ${wrong} is not a class; wanted a whole number from 0 to ${classes - 1}`,
+      `label ${given(values[wrong])} of row ${wrong} is not a class; wanted a whole number from 0 to ${classes - 1}`,
     )
   }
   return logits.device.tensor(Int32Array.from(values), [values.length])
@@ -43,7 +45,9 @@ function crossEntropyOf(
   labels: Labels,
   options: CrossEntropyOptions,
 ): Tensor {
+  requireObject('the options of crossEntropy', options)
   const { labelSmoothing = 0 } = options
+  handleOf(logits)
   const target = labelTensor(labels, logits)
   const losses = wrap(
     native.crossEntropy(handleOf(logits), handleOf(target), kind, labelSmoothing),
@@ -93,6 +97,7 @@ export function pairLogits(a: Tensor, b: Tensor, temperature: Tensor | number, b
 }
 
 function diagonal(logits: Tensor): Int32Array {
+  handleOf(logits)
   return Int32Array.from({ length: logits.shape[0] ?? 0 }, (_, i) => i)
 }
 

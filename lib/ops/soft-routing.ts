@@ -2,6 +2,7 @@
  * Soft MoE routing (Puigcerver et al., "From Sparse to Soft Mixtures of Experts", Algorithms 1 and 2): L2-normalised
  * logits, dispatch (softmax over tokens) and combine (softmax over all slots). Neither weight matrix is ever stored.
  */
+import { requireObject } from '../core/arguments.js'
 import { recordOperation } from '../core/tape.js'
 import { handleOf, optionalHandle, type Tensor } from '../core/tensor.js'
 import { native, type NativeSoftRouting, type RandomKey, type RoutingWeights } from '../native.js'
@@ -46,6 +47,7 @@ export interface SoftRoutingPlan {
 
 /** The plan as the addon takes it. */
 export function nativePlan(plan: SoftRoutingPlan): NativeSoftRouting {
+  requireObject('the routing plan', plan)
   return {
     ...plan,
     logits: optionalHandle(plan.logits),
@@ -102,6 +104,7 @@ export function computeSoftLogits(
   scaleFactor: Tensor,
   options: SoftLogitsOptions,
 ): SoftLogits {
+  requireObject('the options of softLogits', options)
   const { eps = 1e-6, epsMode = 'inside-root', noiseStd = 0, key = { seed: 0, stream: 0 } } = options
   const [logits, dispatchLse, combineLse, tokenNorm, slotNorm] = native
     .softLogits(
@@ -195,10 +198,12 @@ export function combine(plan: SoftRoutingPlan, slots: Tensor): Tensor {
 
 /** Dispatch weights D, float32 `[batch, tokens, slots]`, for inspection; not differentiable. */
 export function dispatchWeights(plan: SoftRoutingPlan, like: Tensor): Tensor {
+  handleOf(like)
   return wrap(native.softWeights(nativePlan(plan), 'dispatch', like.device), like.device)
 }
 
 /** Combine weights C, float32 `[batch, tokens, slots]`, for inspection; not differentiable. */
 export function combineWeights(plan: SoftRoutingPlan, like: Tensor): Tensor {
+  handleOf(like)
   return wrap(native.softWeights(nativePlan(plan), 'combine', like.device), like.device)
 }

@@ -7,6 +7,7 @@
  * anything follows them; what is wrong with them is told by the next wait as `ERR_INVALID_ARGUMENT`, and the results of
  * the operation are then without meaning.
  */
+import { requireObject } from '../core/arguments.js'
 import { recordOperation } from '../core/tape.js'
 import { handleOf, optionalHandle, type Tensor } from '../core/tensor.js'
 import { native, type NativeRowLists, type RoutingPriority } from '../native.js'
@@ -34,6 +35,7 @@ export interface RowLists {
 }
 
 function nativeLists(lists: RowLists): NativeRowLists {
+  requireObject('the row lists', lists)
   return {
     expertOffsets: handleOf(lists.expertOffsets),
     rowToken: handleOf(lists.rowToken),
@@ -89,6 +91,7 @@ export function rowsOfSelectedExperts(
   numExperts: number,
   capacity: number,
 ): RowLists {
+  requireObject('the selection', selection)
   const { expert, position } = selection
   return wrapLists(
     native.rowsFromTokensChoice(handleOf(expert), handleOf(position), numExperts, capacity),

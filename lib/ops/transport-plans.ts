@@ -3,21 +3,35 @@
  * all plans whose rows sum to 1 and whose columns sum to tokens / experts, the one that fits the logits best under a
  * regulariser.
  */
+import { given, requireObject } from '../core/arguments.js'
+import { SoftMoEError } from '../core/errors.js'
 import { recordOperation } from '../core/tape.js'
 import { handleOf, type Tensor } from '../core/tensor.js'
 import { native } from '../native.js'
 import { only, wrap } from './wrap.js'
+
+/** Queued work cannot be called back: a slip of the hand must not keep the device busy for days. */
+const MOST_ITERATIONS = 100_000
+
+function requireIterations(operation: string, iterations: number): void {
+  if (typeof iterations === 'number' && iterations <= MOST_ITERATIONS) return
+  throw new SoftMoEError(
+    'ERR_INVALID_ARGUMENT',
+    `${operation}: iterations is ${given(iterations)}; wanted 1 to ${MOST_ITERATIONS}`,
+  )
+}
 
 /**
  * The entropic plan by Sinkhorn's iteration in the log domain. Rows sum to 1, columns nearly to tokens / experts. Its
  * gradient is that of the converged plan, by implicit differentiation.
  *
  * @param logits - float32 `[groups, tokens, experts]`
- * @param iterations - default 20
+ * @param iterations - 1 to 100,000, default 20
  * @returns float32 `[groups, tokens, experts]`
  * @throws `ERR_INVALID_ARGUMENT`, `ERR_SHAPE`, `ERR_DTYPE`
  */
 export function sinkhornPlan(logits: Tensor, iterations = 20): Tensor {
+  requireIterations('sinkhornPlan', iterations)
   const plan = wrap(native.sinkhornPlan(handleOf(logits), iterations), logits.device)
   recordOperation('sinkhornPlan', [logits], [plan], [], (dys) => [
     wrap(native.sinkhornPlanBackward(plan.handle, only(dys).handle), logits.device),
@@ -31,7 +45,7 @@ export interface SparsePlanOptions {
   readonly k?: number
   /** Constrains the rows (tokens) instead of the columns. Default false. */
   readonly byRows?: boolean
-  /** Steps of Adam on the semi-dual. Default 20. */
+  /** Steps of Adam on the semi-dual, 1 to 100,000. Default 20. */
   readonly iterations?: number
 }
 
@@ -45,7 +59,9 @@ export interface SparsePlanOptions {
  * @throws `ERR_INVALID_ARGUMENT`, `ERR_SHAPE`, `ERR_DTYPE`
  */
 export function sparsePlan(similarity: Tensor, options: SparsePlanOptions = {}): Tensor {
+  requireObject('the options of sparsePlan', options)
   const { k = 0, byRows = false, iterations = 20 } = options
+  requireIterations('sparsePlan', iterations)
   const plan = wrap(native.sparsePlan(handleOf(similarity), k, byRows, iterations), similarity.device)
   recordOperation('sparsePlan', [], [plan], [], () => []) // no operand has a gradient
   return plan

@@ -1,3 +1,4 @@
+import { given, requireObject } from '../core/arguments.js'
 import type { Device } from '../core/device.js'
 import { SoftMoEError } from '../core/errors.js'
 import { withCollector } from '../core/lifetime.js'
@@ -65,12 +66,25 @@ export abstract class Optimizer {
     options: OptimizerOptions,
     readonly stateNames: readonly string[],
   ) {
+    requireObject('the options of the optimiser', options)
+    if (!((parameters as unknown) instanceof Map)) {
+      throw new SoftMoEError(
+        'ERR_INVALID_ARGUMENT',
+        `the parameters are ${given(parameters)}; wanted a Map: give model.parameters()`,
+      )
+    }
     const { learningRate, learningRateScale = 1, weightDecay = 0, clipNorm = 0 } = options
     this.#schedule = typeof learningRate === 'number' ? constantRate(learningRate) : learningRate
+    if (typeof this.#schedule !== 'function') {
+      throw new SoftMoEError(
+        'ERR_INVALID_ARGUMENT',
+        `learningRate is ${given(learningRate)}; wanted a number or a schedule`,
+      )
+    }
     if (!(clipNorm >= 0 && Number.isFinite(clipNorm))) {
       throw new SoftMoEError(
         'ERR_INVALID_ARGUMENT',
-        `clipNorm is ${clipNorm}; wanted a finite number of 0 or more`,
+        `clipNorm is ${given(clipNorm)}; wanted a finite number of 0 or more`,
       )
     }
     this.#clipNorm = clipNorm

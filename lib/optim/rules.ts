@@ -1,3 +1,4 @@
+import { given, requireArray, requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 
 /**
@@ -8,6 +9,7 @@ export type ByName = number | readonly (readonly [pattern: string | RegExp, valu
 
 /** Looks up the value for a path; `otherwise` where no rule matches. @throws `ERR_INVALID_ARGUMENT` */
 export function valueByName(what: string, rules: ByName, path: string, otherwise: number): number {
+  if (typeof rules !== 'number') requireArray(what, rules)
   const value =
     typeof rules === 'number'
       ? rules
@@ -15,7 +17,7 @@ export function valueByName(what: string, rules: ByName, path: string, otherwise
   if (!Number.isFinite(value) || value < 0) {
     throw new SoftMoEError(
       'ERR_INVALID_ARGUMENT',
-      `${what} of ${path} is ${value}; wanted a finite number of 0 or more`,
+      `${what} of ${path} is ${given(value)}; wanted a finite number of 0 or more`,
     )
   }
   return value
@@ -23,6 +25,7 @@ export function valueByName(what: string, rules: ByName, path: string, otherwise
 
 /** The papers' weight decay: kernels only, and the soft router's scale with `routerScale`; biases, norms, Phi: none. */
 export function kernelDecay(kernels: number, options: { head?: number; routerScale?: number } = {}): ByName {
+  requireObject('the options of kernelDecay', options)
   return [
     ['^head/kernel$', options.head ?? kernels],
     ['Router/scale$', options.routerScale ?? 0],

@@ -1,17 +1,24 @@
+import { given, requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 
 /** Learning rate of a step; steps count from 0. */
 export type Schedule = (step: number) => number
 
 function requireNonNegative(name: string, value: number): void {
-  if (!(value >= 0 && Number.isFinite(value))) {
-    throw new SoftMoEError('ERR_INVALID_ARGUMENT', `${name} is ${value}; wanted a finite number of 0 or more`)
+  if (!(Number.isFinite(value) && value >= 0)) {
+    throw new SoftMoEError(
+      'ERR_INVALID_ARGUMENT',
+      `${name} is ${given(value)}; wanted a finite number of 0 or more`,
+    )
   }
 }
 
 function requirePositive(name: string, value: number): void {
-  if (!(value > 0 && Number.isFinite(value))) {
-    throw new SoftMoEError('ERR_INVALID_ARGUMENT', `${name} is ${value}; wanted a finite number over 0`)
+  if (!(Number.isFinite(value) && value > 0)) {
+    throw new SoftMoEError(
+      'ERR_INVALID_ARGUMENT',
+      `${name} is ${given(value)}; wanted a finite number over 0`,
+    )
   }
 }
 
@@ -61,6 +68,7 @@ export interface ReciprocalSquareRootOptions {
  * linearly to 0 from the value it had at its start (Soft MoE's pre-training; the `rsqrt` schedule of big_vision).
  */
 export function reciprocalSquareRoot(options: ReciprocalSquareRootOptions): Schedule {
+  requireObject('the options of the schedule', options)
   const { peak, totalSteps, timescale = 10_000, warmupSteps = 10_000, cooldownSteps = 50_000 } = options
   requireSpan(peak, warmupSteps, totalSteps)
   requirePositive('timescale', timescale)

@@ -1,3 +1,4 @@
+import { requireNumber, requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 
 /** Rounds to the nearest whole number, halves to the even one (Python's `round`). */
@@ -28,7 +29,12 @@ export function expertCapacity(
   capacityFactor: number,
   options: CapacityOptions = {},
 ): number {
+  requireNumber('numTokens', numTokens)
+  requireNumber('numExperts', numExperts)
+  requireNumber('capacityFactor', capacityFactor)
+  requireObject('the options of expertCapacity', options)
   const { rounding = 'ceil', multipleOf = 4 } = options
+  requireNumber('multipleOf', multipleOf)
   const exact = (numTokens * capacityFactor) / numExperts
   const capacity = rounding === 'ceil' ? Math.ceil(exact) : roundHalfToEven(exact)
   if (!(capacity >= 1)) {

@@ -1,3 +1,4 @@
+import { requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import type { LayerContext } from '../layers/module.js'
 import { defaultSlotsPerExpert } from './capacity.js'
@@ -88,6 +89,8 @@ export function createRouter(
   context: LayerContext = {},
 ): Router {
   const config = typeof router === 'string' ? routerConfig(router) : router
+  requireObject('the router', config)
+  requireObject('the sizes of the router', shape)
   if (config.name !== 'soft') return createSparseRouter(config, shape, context)
   const { name, slotsPerExpert = defaultSlotsPerExpert(shape.tokens, shape.numExperts), ...options } = config
   name satisfies 'soft'
@@ -104,11 +107,14 @@ export function createRouter(
 /** Makes the router by index of a layer. @throws `ERR_INVALID_ARGUMENT` */
 export function createSparseRouter(
   router: SparseRouterName | SparseRouterConfig,
-  { dim, numExperts, groupSize }: Omit<RouterShape, 'tokens'>,
+  sizes: Omit<RouterShape, 'tokens'>,
   context: LayerContext = {},
 ): SparseRouter {
+  requireObject('the sizes of the router', sizes)
+  const { dim, numExperts, groupSize } = sizes
   const config: SparseRouterConfig = typeof router === 'string' ? { name: router } : router
   const shape = groupSize === undefined ? { dim, numExperts } : { groupSize, dim, numExperts }
+  requireObject('the router', config)
   switch (config.name) {
     case 'tokens-choice':
       return new TokensChoiceRouter({ ...shape, ...config }, context)

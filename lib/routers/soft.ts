@@ -1,3 +1,4 @@
+import { given, requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import { noGrad } from '../core/tape.js'
 import type { Tensor } from '../core/tensor.js'
@@ -50,14 +51,15 @@ export class SoftRouter extends Router {
 
   constructor(options: SoftRouterOptions, context: LayerContext = {}) {
     super(context)
+    requireObject('the options of SoftRouter', options)
     const { dim, numExperts, slotsPerExpert, noiseStd = 0, scaleInit = 1 } = options
     requireCount('dim', dim)
     requireCount('numExperts', numExperts)
     requireCount('slotsPerExpert', slotsPerExpert)
-    if (!(noiseStd >= 0 && Number.isFinite(noiseStd)) || !Number.isFinite(scaleInit)) {
+    if (!(Number.isFinite(noiseStd) && noiseStd >= 0) || !Number.isFinite(scaleInit)) {
       throw new SoftMoEError(
         'ERR_INVALID_ARGUMENT',
-        `noiseStd is ${noiseStd} and scaleInit is ${scaleInit}; wanted finite numbers, noiseStd 0 or more`,
+        `noiseStd is ${given(noiseStd)} and scaleInit is ${given(scaleInit)}; wanted finite numbers, noiseStd 0 or more`,
       )
     }
     this.options = options

@@ -2,6 +2,7 @@
  * What all routers by index share: a linear gate network with noise in training, tokens in groups, buffers of limited
  * capacity, and experts that work on the rows that are really there. A router adds what selection looks at.
  */
+import { given, requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import { visitTensors } from '../core/lifetime.js'
 import { noGrad } from '../core/tape.js'
@@ -115,6 +116,7 @@ export abstract class SparseRouter extends Router {
 
   protected constructor(options: SparseRouterOptions, defaults: SparseDefaults, context: LayerContext) {
     super(context)
+    requireObject('the options of a router', options)
     const { dim, numExperts, groupSize } = options
     requireCount('dim', dim)
     requireCount('numExperts', numExperts)
@@ -219,15 +221,21 @@ export abstract class SparseRouter extends Router {
 }
 
 function requirePositive(name: string, value: number): void {
-  if (!(value > 0 && Number.isFinite(value))) {
-    throw new SoftMoEError('ERR_INVALID_ARGUMENT', `${name} is ${value}; wanted a finite number over 0`)
+  if (!(Number.isFinite(value) && value > 0)) {
+    throw new SoftMoEError(
+      'ERR_INVALID_ARGUMENT',
+      `${name} is ${given(value)}; wanted a finite number over 0`,
+    )
   }
 }
 
 /** Throws `ERR_INVALID_ARGUMENT` unless `value` is finite and not negative. */
 export function requireAtLeastZero(name: string, value: number): void {
-  if (!(value >= 0 && Number.isFinite(value))) {
-    throw new SoftMoEError('ERR_INVALID_ARGUMENT', `${name} is ${value}; wanted a finite number of 0 or more`)
+  if (!(Number.isFinite(value) && value >= 0)) {
+    throw new SoftMoEError(
+      'ERR_INVALID_ARGUMENT',
+      `${name} is ${given(value)}; wanted a finite number of 0 or more`,
+    )
   }
 }
 
