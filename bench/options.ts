@@ -2,6 +2,9 @@
 import { Command, InvalidArgumentError } from 'commander'
 import { type FloatDType } from '../lib/index.js'
 import type { Extent } from './cases.js'
+import { PEERS } from './peers/peer.js'
+
+const PEER_NAMES = PEERS.map(({ name }) => name)
 
 /** What to run, and where the results go. */
 export interface BenchOptions {
@@ -14,6 +17,8 @@ export interface BenchOptions {
   /** About how long each case is timed. */
   readonly seconds: number
   readonly limits: boolean
+  /** Names of the peers to compare with; all if it is left out. */
+  readonly peers?: readonly string[]
   readonly json?: string
   readonly charts?: string
 }
@@ -43,6 +48,12 @@ function dtypeList(text: string): readonly FloatDType[] {
   throw new InvalidArgumentError('wanted float32 or bfloat16')
 }
 
+function peerNames(text: string): readonly string[] {
+  const names = text.split(',')
+  if (names.every((name) => PEER_NAMES.includes(name))) return names
+  throw new InvalidArgumentError(`wanted some of ${PEER_NAMES.join(',')}`)
+}
+
 /** @param argv - the arguments, without node and the script */
 export function parseOptions(argv: readonly string[], configure?: (program: Command) => void): BenchOptions {
   const program = new Command('bench')
@@ -57,6 +68,7 @@ export function parseOptions(argv: readonly string[], configure?: (program: Comm
     .option('--threads <n>', 'threads of all rows, or several counts: 1,2', counts)
     .option('--seconds <n>', 'about how long each row is timed', positive)
     .option('--no-limits', 'do not measure the peak and the bandwidth of this machine')
+    .option('--peers <names>', `only these of ${PEER_NAMES.join(',')}`, peerNames)
     .option('--json <file>', 'also write one JSON object a line')
     .option('--charts <folder>', 'also draw SVG charts there')
   configure?.(program)
@@ -69,6 +81,7 @@ export function parseOptions(argv: readonly string[], configure?: (program: Comm
     threads?: readonly number[]
     seconds?: number
     limits: boolean
+    peers?: readonly string[]
     json?: string
     charts?: string
   }>()
@@ -81,6 +94,7 @@ export function parseOptions(argv: readonly string[], configure?: (program: Comm
     seconds: options.seconds ?? (options.quick === true ? 0.3 : 1),
     limits: options.limits,
     ...(options.only === undefined ? {} : { only: options.only }),
+    ...(options.peers === undefined ? {} : { peers: options.peers }),
     ...(options.json === undefined ? {} : { json: options.json }),
     ...(options.charts === undefined ? {} : { charts: options.charts }),
   }

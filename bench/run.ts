@@ -6,13 +6,14 @@
  *
  * Rows that are compared with each other run in turns; the table shows medians with their spread (10th to 90th percentile).
  */
-import { writeFileSync } from 'node:fs'
+import { appendFileSync, writeFileSync } from 'node:fs'
 import { type Device, openDevice, setThreads } from '../lib/index.js'
 import { chooseCases, familiesOf } from './case-list.js'
 import { type BenchCase, idOf } from './cases.js'
 import { writeCharts } from './charts.js'
 import { measureLimits } from './limits.js'
 import { type BenchOptions, parseOptions } from './options.js'
+import { PEERS } from './peers/peer.js'
 import { PeerRuns } from './peers/run.js'
 import { comparisons, lineOf, peerTable, TABLE_HEAD } from './report.js'
 import { type Limits, type Row, rowOf } from './rows.js'
@@ -31,12 +32,13 @@ class Benchmark {
   readonly #device: Device
   readonly #options: BenchOptions
   readonly #limits: ReadonlyMap<number, Limits | null>
-  readonly #peers = new PeerRuns()
+  readonly #peers: PeerRuns
 
   constructor(device: Device, options: BenchOptions, limits: ReadonlyMap<number, Limits | null>) {
     this.#device = device
     this.#options = options
     this.#limits = limits
+    this.#peers = new PeerRuns(PEERS.filter(({ name }) => options.peers?.includes(name) ?? true))
   }
 
   #finish(benchCase: BenchCase, times: readonly number[], peers: Row['peers'] = []): void {
@@ -44,6 +46,7 @@ class Benchmark {
     this.rows.push(row)
     showProgress('')
     console.log(lineOf(row))
+    if (this.#options.json !== undefined) appendFileSync(this.#options.json, `${JSON.stringify(row)}\n`)
   }
 
   async #withPeers(benchCase: BenchCase): Promise<void> {
@@ -110,6 +113,8 @@ async function main(): Promise<void> {
       `${description.name}, ${description.instructionSet}, ${count} ${count === 1 ? 'thread' : 'threads'}: ${text}`,
     )
   }
+  // Rows are added as they are measured, so that a run which is cut off leaves them.
+  if (options.json !== undefined) writeFileSync(options.json, '')
   const benchmark = new Benchmark(device, options, limits)
   console.log(TABLE_HEAD)
   try {
@@ -122,11 +127,7 @@ async function main(): Promise<void> {
     }
   } finally {
     benchmark.close()
-    // What was measured is kept, even if a later row fails.
-    const { rows } = benchmark
-    const lines = rows.map((row) => `${JSON.stringify(row)}\n`)
-    if (options.json !== undefined) writeFileSync(options.json, lines.join(''))
-    if (options.charts !== undefined) writeCharts(options.charts, rows)
+    if (options.charts !== undefined) writeCharts(options.charts, benchmark.rows)
   }
   for (const text of [comparisons(benchmark.rows), peerTable(benchmark.rows)])
     if (text !== '') console.log(`\n${text}`)

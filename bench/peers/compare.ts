@@ -6,9 +6,9 @@ import { type Peer, PeerProcess } from './peer.js'
 import type { Problem, ProblemRun } from './problem.js'
 
 /** Rounds of one turn each; more while there is time. */
-const ROUNDS = { least: 3, most: 9 }
+const ROUNDS = { least: 3, most: 20 }
 /** About how long a turn takes. */
-const TURN_MS = 120
+const TURN_MS = 60
 /** Threads that spin after their work are asleep by then. */
 const PAUSE_MS = 20
 

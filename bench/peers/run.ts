@@ -5,12 +5,17 @@ import { join } from 'node:path'
 import type { Device } from '../../lib/index.js'
 import { peerResult, type PeerResult, type SkippedPeer } from '../rows.js'
 import { compareWith } from './compare.js'
-import { PEERS } from './peer.js'
+import type { Peer } from './peer.js'
 import { type Problem, ProblemRun } from './problem.js'
 
 /** The peers' files; the weights of a layer are written once. */
 export class PeerRuns {
   readonly #folder = mkdtempSync(join(tmpdir(), 'softmoe-bench-'))
+  readonly #peers: readonly Peer[]
+
+  constructor(peers: readonly Peer[]) {
+    this.#peers = peers
+  }
 
   /** @returns our times in all rounds, and what each peer took */
   async time(
@@ -24,7 +29,7 @@ export class PeerRuns {
       const files = await run.write(this.#folder)
       const times: number[] = []
       const peers: (PeerResult | SkippedPeer)[] = []
-      for (const peer of PEERS) {
+      for (const peer of this.#peers) {
         if (!peer.supports(problem)) continue
         onPeer(peer.name)
         const result = await compareWith(peer, run, problem, device, files, this.#folder, seconds)

@@ -222,6 +222,7 @@ describe('the options', () => {
     expect(refuse('--threads', 'two')).toThrow(/whole numbers/)
     expect(refuse('--dtype', 'float16')).toThrow(/float32 or bfloat16/)
     expect(refuse('--only', '(')).toThrow(/regular expression/)
+    expect(refuse('--peers', 'PyTorch,other')).toThrow(/some of onnxruntime-node,/)
     expect(refuse('--seconds', '0')).toThrow(/over 0/)
     expect(refuse('--fast')).toThrow(/unknown option/)
   })
