@@ -2,14 +2,17 @@
 // multiply-adds, GB/s beside the measured read bandwidth. Usage: softmoe_native_bench [ISA [THREADS [WORDS
 // …]]]; only cases whose names contain one of the words run.
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/kernels.h"
 #include "cpu/isa_detect.h"
+#include "cpu/memory_cache.h"
 #include "machine_limits.h"
 #include "timing.h"
 
@@ -25,14 +28,16 @@ class Bench {
       : words_(std::move(words)), kernels_(cpu::make_kernels(isa, cpu::ThreadPool::instance(), scratch_)) {}
 
   Buffer fresh(DType dtype, std::int64_t count) {
-    memory_.emplace_back(static_cast<std::size_t>(count) * size_of(dtype) / 4 + 64);
+    const auto bytes = static_cast<std::size_t>(count) * size_of(dtype);
+    const auto floats = static_cast<std::int64_t>(bytes / 4);
+    taken_.emplace_back(memory_.take(bytes), bytes);
+    char* data = static_cast<char*>(taken_.back().first.data);
     std::uint32_t state = 12345;
-    for (float& value : memory_.back()) {
+    for (std::int64_t i = 0; i < floats; ++i) {
       state = state * 1664525 + 1013904223;
-      value = static_cast<float>(state >> 8) * 0x1p-24f - 0.5f;
+      const float value = static_cast<float>(state >> 8) * 0x1p-24f - 0.5f;
+      std::memcpy(data + 4 * i, &value, 4);
     }
-    char* data = reinterpret_cast<char*>(memory_.back().data());
-    data += (64 - reinterpret_cast<std::uintptr_t>(data) % 64) % 64;
     if (dtype == DType::kBFloat16) {
       for (std::int64_t i = 0; i < count; ++i) {
         state = state * 1664525 + 1013904223;
@@ -56,7 +61,11 @@ class Bench {
              return name.find(word) != std::string::npos;
            });
   }
-  void forget() { memory_.clear(); }
+  void forget() {
+    for (const auto& [block, bytes] : taken_) memory_.give_back(block, bytes);
+    taken_.clear();
+    memory_.trim(cpu::MemoryCache::kAnyUse);
+  }
 
   void experts(const std::string& name, DType dtype, std::int64_t experts, std::int64_t rows,
                std::int64_t dim, std::int64_t hidden, bool backward) {
@@ -160,7 +169,9 @@ class Bench {
   std::vector<std::string> words_;
   cpu::Scratch scratch_;
   std::unique_ptr<Kernels> kernels_;
-  std::vector<std::vector<float>> memory_;
+  // As the device has it: large buffers lie on huge pages.
+  cpu::MemoryCache memory_{SIZE_MAX};
+  std::vector<std::pair<cpu::MemoryCache::Block, std::size_t>> taken_;
 };
 
 }  // namespace
