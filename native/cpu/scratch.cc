@@ -2,10 +2,14 @@
 
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace softmoe::cpu {
 namespace {
 
-constexpr std::size_t kPage = 4096;
+constexpr std::size_t kPage = 4096, kHugePage = std::size_t{2} << 20;
 
 std::size_t round_up(std::size_t bytes, std::size_t multiple) {
   return (bytes + multiple - 1) / multiple * multiple;
@@ -20,9 +24,14 @@ Arena::Frame::~Frame() {
 }
 
 Arena::Block Arena::make_block(std::size_t bytes) {
-  bytes = round_up(bytes, kPage);
-  Block block{std::unique_ptr<void, Free>(std::aligned_alloc(kAlignment, bytes)), bytes};
+  // Large blocks lie on huge pages, like large tensors.
+  const bool huge = bytes >= kHugePage;
+  bytes = round_up(bytes, huge ? kHugePage : kPage);
+  Block block{std::unique_ptr<void, Free>(std::aligned_alloc(huge ? kHugePage : kAlignment, bytes)), bytes};
   if (!block.data) throw std::bad_alloc();
+#if defined(__linux__)
+  if (huge) madvise(block.data.get(), bytes, MADV_HUGEPAGE);
+#endif
   return block;
 }
 
