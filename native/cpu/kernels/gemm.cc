@@ -76,7 +76,7 @@ void multiply_panel(const LeftOperand<Format>& a, const RightOperand<Format>& b,
         const std::int64_t first = k % kStep / Format::kPerElement;
         multiply_tile<Format>(rows, packs_columns, elements,
                               left + k / kStep * kLeftSize + (packs_columns ? first * Format::kRows : first),
-                              right, tiles, k > 0, nullptr, 0, false);
+                              right, tiles, k > 0, LinesAhead(), false);
         k += piece_steps;
       } while (k < depth);
     }
@@ -125,13 +125,15 @@ void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b,
   Element* right = arena.take<Element>(column_panels * panel_size);
   Element* left = arena.take<Element>(Format::kRows * kPanelStride + kLanes);
   float* tiles = arena.take<float>(one_pass ? kTile : row_panels * column_panels * kTile);
+  const float* tiles_end = tiles + row_panels * column_panels * kTile;
 
-  const char* lines[kMostLinesAhead];
+  LinesAhead lines;
   std::int64_t k = 0;
   do {
     const int steps = static_cast<int>(smaller(depth - k, kStep));
     const int elements = static_cast<int>(round_up(ceil_div(steps, Format::kPerElement), Format::kDepthUnit));
     const bool last = k + steps == depth;
+    const int next_steps = static_cast<int>(smaller(depth - k - steps, kStep));
     b.pack(right, panel_size, block.column_begin, columns, k, steps,
            k + 2 * steps <= depth ? NextPiece{block.column_begin, k + steps} : NextPiece{});
     float* tile = tiles;
@@ -140,12 +142,19 @@ void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b,
       const int next_rows =
           static_cast<int>(smaller<std::int64_t>(block.row_end - row - Format::kRows, Format::kRows));
       a.pack(left, row, rows, k, steps);
+      const std::int64_t row_panel = (row - block.row_begin) / Format::kRows;
       for (std::int64_t panel = 0; panel < column_panels; ++panel) {
-        const int count = next_rows > 0 ? a.lines_ahead(lines, row + Format::kRows, next_rows, k, steps,
-                                                        panel, column_panels)
-                                        : 0;
+        lines.clear();
+        if (!one_pass && tile + kTile != tiles_end) lines.add(tile + kTile, kTile * 4 / 64);
+        if (next_rows > 0) {
+          a.add_lines(lines, row + Format::kRows, next_rows, k, steps, {panel, column_panels});
+        }
+        if (!last) {
+          b.add_lines(lines, block.column_begin, columns, k + steps, next_steps,
+                      {row_panel * column_panels + panel, row_panels * column_panels});
+        }
         multiply_tile<Format>(rows, packs_columns, elements, left, right + panel * panel_size, tile, k > 0,
-                              lines, count, precise);
+                              lines, precise);
         if (last) {
           const std::int64_t column = block.column_begin + panel * kTileColumns;
           epilogue.apply(tile, row, rows, column,

@@ -67,7 +67,32 @@ template <class T>
 using FormatOf = Float32Format;
 #endif
 
-constexpr int kMostLinesAhead = 64;
+// Cache lines that are wanted soon: a microkernel asks for one in each step.
+class LinesAhead {
+ public:
+  static constexpr int kMost = 128;
+  // The `count` lines from the one that holds `p` on, as far as there is room.
+  void add(const void* p, std::int64_t count) {
+    const char* line = static_cast<const char*>(p);
+    const int room = static_cast<int>(smaller<std::int64_t>(count, kMost - count_));
+    for (int i = 0; i < room; ++i) lines_[count_ + i] = line + 64 * i;
+    count_ += room;
+  }
+  void clear() { count_ = 0; }
+  const char* const* begin() const { return lines_; }
+  int count() const { return count_; }
+
+ private:
+  const char* lines_[kMost];
+  int count_ = 0;
+};
+
+// Part `part` of `parts` of a piece of an operand that will be packed later.
+struct PartAhead {
+  std::int64_t part = 0, parts = 1;
+  std::int64_t begin(std::int64_t count) const { return part * count / parts; }
+  std::int64_t end(std::int64_t count) const { return (part + 1) * count / parts; }
+};
 
 template <class Format>
 class LeftOperand {
@@ -77,10 +102,10 @@ class LeftOperand {
   // Packs rows [row, row + rows), rows <= kRows, and steps [k, k + depth) of A.
   virtual void pack(typename Format::Element* panel, std::int64_t row, int rows, std::int64_t k,
                     int depth) const = 0;
-  // Cache lines that part `part` of `parts` of that call will read, for the microkernel to ask for in time;
-  // returns how many. A hint: at most kMostLinesAhead, and none for what is not in memory.
-  virtual int lines_ahead(const char** lines, std::int64_t row, int rows, std::int64_t k, int depth,
-                          std::int64_t part, std::int64_t parts) const = 0;
+  // Adds the cache lines that a part of that call will read, for the microkernel to ask for in time. A hint:
+  // none for what is not in memory.
+  virtual void add_lines(LinesAhead& lines, std::int64_t row, int rows, std::int64_t k, int depth,
+                         PartAhead part) const = 0;
 
  protected:
   ~LeftOperand() = default;
@@ -99,6 +124,9 @@ class RightOperand {
   // zeros beyond the last column; `panel_size` elements from panel to panel.
   virtual void pack(typename Format::Element* panels, std::int64_t panel_size, std::int64_t column,
                     std::int64_t columns, std::int64_t k, int depth, NextPiece next) const = 0;
+  // Adds the cache lines that a part of that call will read. A hint.
+  virtual void add_lines(LinesAhead& lines, std::int64_t column, std::int64_t columns, std::int64_t k,
+                         int depth, PartAhead part) const = 0;
   // Where B lies in memory just as a microkernel can read it: row k of B at `data` + k * `stride` bytes, in
   // the format's stored type (float, bfloat16). False when it must be packed.
   virtual bool in_memory(const char** data, std::int64_t* stride) const = 0;

@@ -36,10 +36,10 @@ struct TileRegisters {
   }
 };
 
-// The first `line_count` steps also ask for one cache line each.
+// The first steps also ask for one of `lines` each.
 template <class Format, int kTileHeight, bool kColumnPanel>
 void multiply_rows(int elements, const typename Format::Element* a, const typename Format::Element* b,
-                   float* tile, bool accumulate, const char* const* lines, int line_count) {
+                   float* tile, bool accumulate, const LinesAhead& lines) {
   constexpr int kStep = kColumnPanel ? Format::kRows : 1;
   TileRegisters<Format, kTileHeight, kColumnPanel> registers;
 #pragma GCC unroll 32
@@ -50,8 +50,8 @@ void multiply_rows(int elements, const typename Format::Element* a, const typena
     }
   }
   int e = 0;
-  for (; e < smaller(elements, line_count); ++e, a += kStep, b += kTileColumns) {
-    __builtin_prefetch(lines[e], 0, 2);
+  for (; e < smaller(elements, lines.count()); ++e, a += kStep, b += kTileColumns) {
+    __builtin_prefetch(lines.begin()[e], 0, 2);
     registers.multiply(a, b);
   }
   for (; e < elements; ++e, a += kStep, b += kTileColumns) registers.multiply(a, b);
@@ -161,7 +161,7 @@ void multiply_few_rows(std::int64_t steps, const typename Format::Element* a, co
 
 template <class Format>
 using TileFunction = void (*)(int, const typename Format::Element*, const typename Format::Element*, float*,
-                              bool, const char* const*, int);
+                              bool, const LinesAhead&);
 
 template <class Format, bool kColumnPanel>
 struct TileFunctions {
@@ -181,7 +181,7 @@ using TileRegistersOf = std::conditional_t<Format::kPerElement == 2, TileScope, 
 // Two by two tiles of 16 x 16 sums; the second row of tiles is left out where there are no rows for it.
 template <bool kBothHalves>
 void multiply_tiles(int elements, const std::uint32_t* a, const std::uint32_t* b, float* tile,
-                    bool accumulate, const char* const* lines, int line_count) {
+                    bool accumulate, const LinesAhead& lines) {
   constexpr std::int64_t kSumStride = kTileColumns * 4, kLeftStride = kPanelStride * 4;
   constexpr int kLower = kTileHeightMax * kTileColumns;
   if (accumulate) {
@@ -198,7 +198,7 @@ void multiply_tiles(int elements, const std::uint32_t* a, const std::uint32_t* b
   const int steps = elements / kTileHeightMax;
   int line = 0;
   for (int step = 0; step < steps; ++step) {
-    for (; line < (step + 1) * line_count / steps; ++line) __builtin_prefetch(lines[line], 0, 2);
+    for (; line < (step + 1) * lines.count() / steps; ++line) __builtin_prefetch(lines.begin()[line], 0, 2);
     tile_load<6>(b, kSumStride);
     tile_load<4>(a, kLeftStride);
     tile_multiply<0, 4, 6>();
@@ -226,7 +226,7 @@ using TileRegistersOf = NoRegisters;
 template <class Format>
 inline void multiply_tile(int rows, bool column_panel, int elements, const typename Format::Element* a,
                           const typename Format::Element* b, float* tile, bool accumulate,
-                          const char* const* lines, int line_count, [[maybe_unused]] bool precise) {
+                          const LinesAhead& lines, [[maybe_unused]] bool precise) {
   if constexpr (std::is_same_v<Format, Float32Format>) {
     if (precise) {
       return column_panel ? multiply_rows_precisely<true>(rows, elements, a, b, tile, accumulate)
@@ -235,15 +235,15 @@ inline void multiply_tile(int rows, bool column_panel, int elements, const typen
   }
 #ifdef SOFTMOE_ISA_AMX
   if constexpr (Format::kPerElement == 2) {
-    return rows > kTileHeightMax ? multiply_tiles<true>(elements, a, b, tile, accumulate, lines, line_count)
-                                 : multiply_tiles<false>(elements, a, b, tile, accumulate, lines, line_count);
+    return rows > kTileHeightMax ? multiply_tiles<true>(elements, a, b, tile, accumulate, lines)
+                                 : multiply_tiles<false>(elements, a, b, tile, accumulate, lines);
   } else
 #endif
   {
     constexpr auto kRows = std::make_index_sequence<Format::kRows>();
     const auto function = column_panel ? TileFunctions<Format, true>::get(rows, kRows)
                                        : TileFunctions<Format, false>::get(rows, kRows);
-    function(elements, a, b, tile, accumulate, lines, line_count);
+    function(elements, a, b, tile, accumulate, lines);
   }
 }
 

@@ -39,18 +39,14 @@ struct Gathered {
   StoredLine<T> line(std::int64_t i) const { return {data + (index ? index[i] : i) * stride}; }
 };
 
-// Appends the cache lines of elements [i, i + count) of a line in memory.
+// Adds the cache lines of elements [i, i + count) of a line in memory.
 template <class Line>
-inline int append_lines(const char** lines, int already, const Line& line, std::int64_t i,
-                        std::int64_t count) {
+inline void add_line(LinesAhead& lines, const Line& line, std::int64_t i, std::int64_t count) {
   if constexpr (Line::kStored) {
-    const auto first = reinterpret_cast<std::uintptr_t>(line.data + i) / 64 * 64;
-    const auto last = reinterpret_cast<std::uintptr_t>(line.data + i + count);
-    for (auto address = first; address < last && already < kMostLinesAhead; address += 64) {
-      lines[already++] = reinterpret_cast<const char*>(address);
-    }
+    const auto first = reinterpret_cast<std::uintptr_t>(line.data + i) / 64;
+    const auto end = (reinterpret_cast<std::uintptr_t>(line.data + i + count) + 63) / 64;
+    lines.add(reinterpret_cast<const char*>(first * 64), static_cast<std::int64_t>(end - first));
   }
-  return already;
 }
 
 template <class Line>
@@ -152,13 +148,11 @@ class LeftRows final : public LeftOperand<Format> {
       }
     }
   }
-  int lines_ahead(const char** lines, std::int64_t row, int rows, std::int64_t k, int depth,
-                  std::int64_t part, std::int64_t parts) const override {
-    int count = 0;
-    for (std::int64_t r = part * rows / parts; r < (part + 1) * rows / parts; ++r) {
-      count = append_lines(lines, count, source_.line(row + r), k, depth);
+  void add_lines(LinesAhead& lines, std::int64_t row, int rows, std::int64_t k, int depth,
+                 PartAhead part) const override {
+    for (std::int64_t r = part.begin(rows); r < part.end(rows); ++r) {
+      add_line(lines, source_.line(row + r), k, depth);
     }
-    return count;
   }
 
  private:
@@ -201,13 +195,11 @@ class LeftColumns final : public LeftOperand<Format> {
       }
     }
   }
-  int lines_ahead(const char** lines, std::int64_t row, int rows, std::int64_t k, int depth,
-                  std::int64_t part, std::int64_t parts) const override {
-    int count = 0;
-    for (std::int64_t step = part * depth / parts; step < (part + 1) * depth / parts; ++step) {
-      count = append_lines(lines, count, source_.line(k + step), row, rows);
+  void add_lines(LinesAhead& lines, std::int64_t row, int rows, std::int64_t k, int depth,
+                 PartAhead part) const override {
+    for (std::int64_t step = part.begin(depth); step < part.end(depth); ++step) {
+      add_line(lines, source_.line(k + step), row, rows);
     }
-    return count;
   }
 
  private:
@@ -261,6 +253,12 @@ class RightRows final : public RightOperand<Format> {
     }
   }
 
+  void add_lines(LinesAhead& lines, std::int64_t column, std::int64_t columns, std::int64_t k, int depth,
+                 PartAhead part) const override {
+    for (std::int64_t step = part.begin(depth); step < part.end(depth); ++step) {
+      add_line(lines, source_.line(k + step), column, columns);
+    }
+  }
   bool in_memory(const char** data, std::int64_t* stride) const override {
     return dense_in_memory<Format>(source_, data, stride);
   }
@@ -319,6 +317,12 @@ class RightColumns final : public RightOperand<Format> {
     }
   }
 
+  void add_lines(LinesAhead& lines, std::int64_t column, std::int64_t columns, std::int64_t k, int depth,
+                 PartAhead part) const override {
+    for (std::int64_t c = part.begin(columns); c < part.end(columns); ++c) {
+      add_line(lines, source_.line(column + c), k, depth);
+    }
+  }
   bool in_memory(const char**, std::int64_t*) const override { return false; }
 
  private:
