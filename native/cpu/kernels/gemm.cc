@@ -11,90 +11,114 @@
 namespace softmoe::cpu::SOFTMOE_ISA {
 namespace {
 
-// A block of at most one panel of rows: B is read once, so it goes through the L1 cache panel by panel, or
-// straight from memory to registers. All of A's panel is packed first.
+// Depth that is packed at a time: a piece of B (12 KiB with AVX-512) goes through the L1 cache.
+constexpr std::int64_t kPieceElements = 96;
+static_assert(kDepthBlock % kPieceElements == 0, "pieces end with the panels of A");
+
+// At most one panel of A, packed for all of the depth.
+template <class Format>
+struct PackedRows {
+  static constexpr std::int64_t kStep = std::int64_t{kDepthBlock} * Format::kPerElement;
+  static constexpr int kSize = Format::kRows * kPanelStride + kLanes;  // of a block of depth
+  typename Format::Element* blocks;
+  int rows;
+  bool packs_columns;
+
+  PackedRows(const LeftOperand<Format>& a, const Block& block, std::int64_t depth, Arena& arena)
+      : blocks(arena.take<typename Format::Element>(larger<std::int64_t>(ceil_div(depth, kStep), 1) * kSize)),
+        rows(static_cast<int>(block.row_end - block.row_begin)),
+        packs_columns(a.packs_columns()) {
+    for (std::int64_t k = 0; k < depth; k += kStep) {
+      a.pack(blocks + k / kStep * kSize, block.row_begin, rows, k,
+             static_cast<int>(smaller(depth - k, kStep)));
+    }
+  }
+  const typename Format::Element* at(std::int64_t k) const {
+    const std::int64_t element = k % kStep / Format::kPerElement;
+    return blocks + k / kStep * kSize + (packs_columns ? element * Format::kRows : element);
+  }
+};
+
+// Columns [begin, end), whole tiles, from B in memory.
+template <class Format>
+void multiply_memory(const PackedRows<Format>& left, const char* data, std::int64_t stride,
+                     Epilogue& epilogue, std::int64_t row, std::int64_t begin, std::int64_t end,
+                     std::int64_t depth, Arena& arena) {
+  constexpr std::int64_t kStep = PackedRows<Format>::kStep, kColumnBytes = 4 / Format::kPerElement;
+  const Arena::Frame frame(arena);
+  if constexpr (std::is_same_v<Format, Float32Format>) {
+    if (left.rows == 1) {
+      float* sums = arena.take<float>(end - begin);
+      for (std::int64_t k = 0; k < depth; k += kStep) {
+        multiply_one_row(smaller(depth - k, kStep), left.at(k), data + k * stride + begin * kColumnBytes,
+                         stride, end - begin, sums, k > 0);
+      }
+      return epilogue.apply(sums, end - begin, row, 1, begin, end - begin);
+    }
+  }
+  float* tile = arena.take<float>(2 * Format::kRows * kTileColumns);
+  for (std::int64_t column = begin; column < end;) {
+    const int panels = end - column >= 2 * kTileColumns ? 2 : 1;
+    const std::int64_t columns = panels * kTileColumns;
+    const char* from = data + column * kColumnBytes;
+    for (std::int64_t k = 0; k < depth; k += kStep) {
+      const std::int64_t steps = smaller(depth - k, kStep);
+      const char* next = k + steps < depth ? from + (k + steps) * stride : from + columns * kColumnBytes;
+      multiply_in_memory<Format>(left.rows, steps, left.at(k), from + k * stride, stride, next, panels, tile,
+                                 k > 0);
+    }
+    epilogue.apply(tile, columns, row, left.rows, column, columns);
+    column += columns;
+  }
+}
+
+// A block of at most one panel of rows: B is read once, so it goes straight from memory to registers, or
+// through the L1 cache in small pieces.
 template <class Format>
 void multiply_panel(const LeftOperand<Format>& a, const RightOperand<Format>& b, Epilogue& epilogue,
                     const Block& block, std::int64_t depth, Arena& arena) {
   using Element = typename Format::Element;
   const TileRegistersOf<Format> tile_registers;
   static_cast<void>(tile_registers);
-  constexpr std::int64_t kStep = std::int64_t{kDepthBlock} * Format::kPerElement;
-  constexpr int kLeftSize = Format::kRows * kPanelStride + kLanes;
-  // Depth packed at a time: up to 96 elements (12 KiB with AVX-512), in equal pieces that end where A's
-  // panels do.
-  constexpr std::int64_t kMostElements = 96;
-  static_assert(kDepthBlock % kMostElements == 0, "pieces end with the panels of A");
-  const std::int64_t first_elements =
-      smaller<std::int64_t>(ceil_div(depth, Format::kPerElement), kDepthBlock);
-  const std::int64_t pieces = larger<std::int64_t>(ceil_div(first_elements, kMostElements), 1);
-  const std::int64_t piece_steps = round_up(ceil_div(first_elements, pieces), 16) * Format::kPerElement;
-  const int rows = static_cast<int>(block.row_end - block.row_begin);
-  const bool packs_columns = a.packs_columns();
-
   const Arena::Frame frame(arena);
-  Element* left = arena.take<Element>(larger<std::int64_t>(ceil_div(depth, kStep), 1) * kLeftSize);
-  for (std::int64_t k = 0, i = 0; k < depth; k += kStep, ++i) {
-    a.pack(left + i * kLeftSize, block.row_begin, rows, k, static_cast<int>(smaller(depth - k, kStep)));
-  }
-  Element* right = arena.take<Element>(kMostElements * kTileColumns);
-  float* tiles = arena.take<float>(3 * Format::kRows * kTileColumns);
+  const PackedRows<Format> left(a, block, depth, arena);
+  std::int64_t column = block.column_begin;
   const char* data = nullptr;
   std::int64_t stride = 0;
-  const bool direct = kReadsMemory<Format> && !packs_columns && b.in_memory(&data, &stride);
+  if (kReadsMemory<Format> && !left.packs_columns && depth > 0 && b.in_memory(&data, &stride)) {
+    const std::int64_t whole = (block.column_end - column) / kTileColumns * kTileColumns;
+    if (whole > 0) {
+      multiply_memory(left, data, stride, epilogue, block.row_begin, column, column + whole, depth, arena);
+    }
+    column += whole;
+  }
 
-  std::int64_t column = block.column_begin;
-  while (column < block.column_end) {
-    const std::int64_t columns_left = block.column_end - column;
-    const int panels = direct && columns_left >= 2 * kTileColumns ? 2 : 1;
-    if (direct && columns_left >= kTileColumns) {
-      const char* from = data + column * (4 / Format::kPerElement);
-      std::int64_t k = 0;
-      do {
-        const std::int64_t steps = smaller(depth - k, kStep);
-        const bool last = k + steps >= depth;
-        const char* next =
-            last ? from + panels * kTileColumns * (4 / Format::kPerElement) : from + (k + steps) * stride;
-        multiply_in_memory<Format>(rows, steps, left + k / kStep * kLeftSize, from + k * stride, stride, next,
-                                   panels, tiles, k > 0);
-        k += kStep;
-      } while (k < depth);
-    } else {
-      const int columns = static_cast<int>(smaller<std::int64_t>(columns_left, kTileColumns));
-      std::int64_t k = 0;
-      do {
-        const int steps = static_cast<int>(smaller(depth - k, piece_steps));
-        const int elements =
-            static_cast<int>(round_up(ceil_div(steps, Format::kPerElement), Format::kDepthUnit));
-        NextPiece next;
-        if (k + 2 * steps <= depth) {
-          next = {column, k + steps};
-        } else if (k + steps == depth && columns_left >= 2 * kTileColumns) {
-          next = {column + kTileColumns, 0};
-        }
-        b.pack(right, kMostElements * kTileColumns, column, columns, k, steps, next);
-        const std::int64_t first = k % kStep / Format::kPerElement;
-        multiply_tile<Format>(rows, packs_columns, elements,
-                              left + k / kStep * kLeftSize + (packs_columns ? first * Format::kRows : first),
-                              right, tiles, k > 0, LinesAhead(), false);
-        k += piece_steps;
-      } while (k < depth);
-    }
-    // A double tile is two tiles side by side; the epilogue takes single ones.
-    for (int panel = 0; panel < panels; ++panel) {
-      float* tile = tiles;
-      if (panels == 2) {
-        tile = tiles + 2 * Format::kRows * kTileColumns;
-        for (int r = 0; r < rows; ++r) {
-          for (int c = 0; c < kTileColumns; c += kLanes) {
-            store(tile + r * kTileColumns + c, load(tiles + (2 * r + panel) * kTileColumns + c));
-          }
-        }
+  // In equal pieces that end where A's panels do.
+  const std::int64_t first_elements =
+      smaller<std::int64_t>(ceil_div(depth, Format::kPerElement), kDepthBlock);
+  const std::int64_t pieces = larger<std::int64_t>(ceil_div(first_elements, kPieceElements), 1);
+  const std::int64_t piece_steps = round_up(ceil_div(first_elements, pieces), 16) * Format::kPerElement;
+  Element* right = arena.take<Element>(kPieceElements * kTileColumns);
+  float* tile = arena.take<float>(Format::kRows * kTileColumns);
+  for (; column < block.column_end; column += kTileColumns) {
+    const std::int64_t columns = smaller<std::int64_t>(block.column_end - column, kTileColumns);
+    std::int64_t k = 0;
+    do {
+      const int steps = static_cast<int>(smaller(depth - k, piece_steps));
+      const int elements =
+          static_cast<int>(round_up(ceil_div(steps, Format::kPerElement), Format::kDepthUnit));
+      NextPiece next;
+      if (k + 2 * steps <= depth) {
+        next = {column, k + steps};
+      } else if (k + steps == depth && block.column_end - column >= 2 * kTileColumns) {
+        next = {column + kTileColumns, 0};
       }
-      epilogue.apply(tile, block.row_begin, rows, column,
-                     static_cast<int>(smaller<std::int64_t>(block.column_end - column, kTileColumns)));
-      column += kTileColumns;
-    }
+      b.pack(right, kPieceElements * kTileColumns, column, columns, k, steps, next);
+      multiply_tile<Format>(left.rows, left.packs_columns, elements, left.at(k), right, tile, k > 0,
+                            LinesAhead(), false);
+      k += piece_steps;
+    } while (k < depth);
+    epilogue.apply(tile, kTileColumns, block.row_begin, left.rows, column, columns);
   }
 }
 
@@ -157,8 +181,8 @@ void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b,
                               lines, precise);
         if (last) {
           const std::int64_t column = block.column_begin + panel * kTileColumns;
-          epilogue.apply(tile, row, rows, column,
-                         static_cast<int>(smaller<std::int64_t>(block.column_end - column, kTileColumns)));
+          epilogue.apply(tile, kTileColumns, row, rows, column,
+                         smaller<std::int64_t>(block.column_end - column, kTileColumns));
         }
         if (!one_pass) tile += kTile;
       }
@@ -179,8 +203,11 @@ BlockSizes choose_blocks(std::int64_t items, std::int64_t rows, std::int64_t col
   // A block of B (kDepthBlock x 256 x 4 bytes = 384 KiB) lies in the L2 cache. B is packed once for 1,008
   // rows.
   constexpr std::int64_t kMostRows = 72 * kTileRows;
-  BlockSizes size{round_up(ceil_div(rows, ceil_div(rows, kMostRows)), kTileRows),
-                  smaller<std::int64_t>(round_up(columns, kTileColumns), 256 / kTileColumns * kTileColumns)};
+  // One row reads B in the order in which it lies in memory: the longer B's rows, the better.
+  const std::int64_t most_columns = rows == 1 ? 2048 : 256;
+  BlockSizes size{
+      round_up(ceil_div(rows, ceil_div(rows, kMostRows)), kTileRows),
+      smaller<std::int64_t>(round_up(columns, kTileColumns), most_columns / kTileColumns * kTileColumns)};
   const std::int64_t wanted = threads == 1 ? 1 : 4 * threads;
   for (;;) {
     const std::int64_t blocks = items * ceil_div(rows, size.rows) * ceil_div(columns, size.columns);

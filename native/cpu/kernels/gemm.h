@@ -67,6 +67,23 @@ template <class T>
 using FormatOf = Float32Format;
 #endif
 
+// The low (half 0) or high (half 1) lanes of two vectors of 16-bit numbers in turns.
+typedef std::uint16_t PairVec __attribute__((vector_size(4 * kLanes)));
+typedef std::uint16_t LoosePairVec __attribute__((vector_size(4 * kLanes), aligned(2), may_alias));
+
+template <std::size_t... kLane>
+inline UintVec interleave(PairVec low, PairVec high, int half, std::index_sequence<kLane...>) {
+#if defined(__clang__)
+  return half == 0
+             ? (UintVec)__builtin_shufflevector(low, high, (kLane / 2 + kLane % 2 * 2 * kLanes)...)
+             : (UintVec)__builtin_shufflevector(low, high, (kLanes + kLane / 2 + kLane % 2 * 2 * kLanes)...);
+#else
+  return half == 0 ? (UintVec)__builtin_shuffle(low, high, PairVec{(kLane / 2 + kLane % 2 * 2 * kLanes)...})
+                   : (UintVec)__builtin_shuffle(low, high,
+                                                PairVec{(kLanes + kLane / 2 + kLane % 2 * 2 * kLanes)...});
+#endif
+}
+
 // Cache lines that are wanted soon: a microkernel asks for one in each step.
 class LinesAhead {
  public:
@@ -137,8 +154,9 @@ class RightOperand {
 
 class Epilogue {
  public:
-  // tile[r * kTileColumns + c] is C[row + r, column + c].
-  virtual void apply(float* tile, std::int64_t row, int rows, std::int64_t column, int columns) = 0;
+  // tile[r * stride + c] is C[row + r, column + c].
+  virtual void apply(const float* tile, std::int64_t stride, std::int64_t row, int rows, std::int64_t column,
+                     std::int64_t columns) = 0;
 
  protected:
   ~Epilogue() = default;
@@ -149,11 +167,11 @@ template <class Body>
 class VectorEpilogue final : public Epilogue {
  public:
   explicit VectorEpilogue(const Body& body) : body_(body) {}
-  void apply(float* tile, std::int64_t row, int rows, std::int64_t column, int columns) override {
+  void apply(const float* tile, std::int64_t stride, std::int64_t row, int rows, std::int64_t column,
+             std::int64_t columns) override {
     for (int r = 0; r < rows; ++r) {
-      for (int c = 0; c < columns; c += kLanes) {
-        body_(row + r, column + c, load(tile + r * kTileColumns + c),
-              static_cast<std::int64_t>(smaller(columns - c, kLanes)));
+      for (std::int64_t c = 0; c < columns; c += kLanes) {
+        body_(row + r, column + c, load(tile + r * stride + c), smaller<std::int64_t>(columns - c, kLanes));
       }
     }
   }

@@ -84,22 +84,6 @@ inline void load_rows(Vec (&right)[kVectors], const char* b, std::int64_t, bool)
   for (int v = 0; v < kVectors; ++v) right[v] = load(reinterpret_cast<const float*>(b) + v * kLanes);
 }
 #ifdef SOFTMOE_BFLOAT16_PRODUCTS
-typedef std::uint16_t PairVec __attribute__((vector_size(4 * kLanes)));
-typedef std::uint16_t LoosePairVec __attribute__((vector_size(4 * kLanes), aligned(2), may_alias));
-
-template <std::size_t... kLane>
-inline UintVec interleave(PairVec low, PairVec high, int half, std::index_sequence<kLane...>) {
-#if defined(__clang__)
-  return half == 0
-             ? (UintVec)__builtin_shufflevector(low, high, (kLane / 2 + kLane % 2 * 2 * kLanes)...)
-             : (UintVec)__builtin_shufflevector(low, high, (kLanes + kLane / 2 + kLane % 2 * 2 * kLanes)...);
-#else
-  return half == 0 ? (UintVec)__builtin_shuffle(low, high, PairVec{(kLane / 2 + kLane % 2 * 2 * kLanes)...})
-                   : (UintVec)__builtin_shuffle(low, high,
-                                                PairVec{(kLanes + kLane / 2 + kLane % 2 * 2 * kLanes)...});
-#endif
-}
-
 // Rows k and k + 1 become pairs.
 template <int kVectors>
 inline void load_rows(UintVec (&right)[kVectors], const char* b, std::int64_t stride, bool pair_is_whole) {
@@ -115,6 +99,36 @@ inline void load_rows(UintVec (&right)[kVectors], const char* b, std::int64_t st
   }
 }
 #endif
+
+// One row times B straight from memory, in the order in which B lies there: sums (+)= a * B over `steps` of
+// depth and `columns`, a multiple of kTileColumns. Eight rows of B, read side by side from their beginnings
+// on, are as many streams as the processor's own prefetching follows at full bandwidth.
+inline void multiply_one_row(std::int64_t steps, const float* a, const char* b, std::int64_t stride,
+                             std::int64_t columns, float* sums, bool accumulate) {
+  constexpr int kAbreast = 8, kVectors = 2;
+  const auto add_rows = [&](std::int64_t k, int rows) {
+    for (std::int64_t c = 0; c < columns; c += kVectors * kLanes) {
+      Vec registers[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        registers[v] = accumulate || k > 0 ? load(sums + c + v * kLanes) : Vec{};
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < rows; ++i) {
+        const float* row = reinterpret_cast<const float*>(b + (k + i) * stride) + c;
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) {
+          registers[v] = multiply_add(registers[v], a[k + i], load(row + v * kLanes));
+        }
+      }
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) store(sums + c + v * kLanes, registers[v]);
+    }
+  };
+  std::int64_t k = 0;
+  for (; k + kAbreast <= steps; k += kAbreast) add_rows(k, kAbreast);
+  for (; k < steps; ++k) add_rows(k, 1);
+}
 
 // Few rows use each element of B so few times that packing it would cost more than reading it: B straight
 // from memory, kVectors wide. tile (+)= A panel [row][kPanelStride] * B; `steps` of depth. Each step also

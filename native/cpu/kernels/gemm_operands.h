@@ -219,6 +219,35 @@ inline bool dense_in_memory(const Dense<T>& source, const char** data, std::int6
   return static_cast<int>(sizeof(T)) * Format::kPerElement == 4;
 }
 
+// The rows that make one element of depth, all of them there; copy() packs kTileColumns whole columns.
+template <class Format, class Line>
+struct WholeRows {
+  Line first, second;  // second: of a pair
+  void copy(typename Format::Element* out, std::int64_t column) const {
+    if constexpr (Format::kPerElement == 1) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kTileVectors; ++v) {
+        store_elements(out + v * kLanes, bits_of(first.load(column + v * kLanes)));
+      }
+    } else {
+#pragma GCC unroll 4
+      for (int v = 0; v < kTileVectors; v += 2) {
+        constexpr auto kPairs = std::make_index_sequence<2 * kLanes>();
+        const PairVec low = (PairVec)load_pairs(first, column + v * kLanes, 2 * kLanes);
+        const PairVec high = (PairVec)load_pairs(second, column + v * kLanes, 2 * kLanes);
+        store_elements(out + v * kLanes, interleave(low, high, 0, kPairs));
+        store_elements(out + (v + 1) * kLanes, interleave(low, high, 1, kPairs));
+      }
+    }
+  }
+};
+template <class Format, class Source>
+inline auto whole_rows(const Source& source, std::int64_t k) {
+  const auto first = source.line(k);
+  return WholeRows<Format, std::decay_t<decltype(first)>>{
+      first, Format::kPerElement == 1 ? first : source.line(k + 1)};
+}
+
 // B whose rows are lines (contiguous along the columns).
 template <class Format, class Source>
 class RightRows final : public RightOperand<Format> {
@@ -241,7 +270,14 @@ class RightRows final : public RightOperand<Format> {
         }
       }
       Element* out = panels + e * kTileColumns;
-      for (std::int64_t c = 0; c < columns; c += kTileColumns, out += panel_size) {
+      std::int64_t c = 0;
+      if (step + Format::kPerElement <= depth) {
+        const auto rows = whole_rows<Format>(source_, k + step);
+        for (; c + kTileColumns <= columns; c += kTileColumns, out += panel_size) {
+          rows.copy(out, column + c);
+        }
+      }
+      for (; c < columns; c += kTileColumns, out += panel_size) {
         for (int v = 0; v < kTileVectors; ++v) {
           const std::int64_t left = columns - c - v * kLanes;
           store_elements(out + v * kLanes, left > 0 && step < depth ? load_across_depth<Format>(
