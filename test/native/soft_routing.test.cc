@@ -379,5 +379,32 @@ TEST(soft_routing_agrees_with_loops) {
   });
 }
 
+// The weights of one token against log-sum-exps of 0 are plain exponentials.
+TEST(exponentials_are_within_two_units_in_the_last_place) {
+  if (tests_cuda()) return;  // a device has its own
+  for_each_instruction_set([](Kernels& kernels) {
+    const std::int64_t count = 100001;
+    std::vector<double> arguments;
+    for (std::int64_t i = 0; i < count; ++i) {
+      arguments.push_back(-87.3365 + (88.7228 + 87.3365) * static_cast<double>(i) / (count - 1));
+    }
+    const std::size_t regular = arguments.size();
+    arguments.insert(arguments.end(), {-INFINITY, -1e30, -104, -88, -87.337, 88.723, 1e30, INFINITY, NAN});
+    const Values logits(DType::kFloat32, arguments), zero(DType::kFloat32, std::vector<double>{0.0});
+    const Values weights(DType::kFloat32, logits.count());
+    SoftWeights inspect;
+    inspect.routing.shape = {1, 1, 1, logits.count(), 1};
+    inspect.routing.logits = logits.buffer(), inspect.routing.combine_lse = zero.buffer();
+    inspect.side = RoutingSide::kCombine, inspect.weights = weights.buffer();
+    kernels.run(inspect);
+    const std::vector<double> x = logits.doubles(), y = weights.doubles();
+    for (std::size_t i = 0; i < regular; ++i) {
+      CHECK(std::abs(y[i] / std::exp(x[i]) - 1) <= 1.2e-7);
+    }
+    const std::vector<double> edges(y.begin() + static_cast<std::ptrdiff_t>(regular), y.end());
+    CHECK_CLOSE(edges, (std::vector<double>{0, 0, 0, 0, 0, INFINITY, INFINITY, INFINITY, NAN}), 0);
+  });
+}
+
 }  // namespace
 }  // namespace softmoe::testing

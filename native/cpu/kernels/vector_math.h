@@ -9,26 +9,24 @@
 
 namespace softmoe::cpu::SOFTMOE_ISA {
 
-// e^x by x = n ln 2 + r, |r| <= ln 2 / 2, and a polynomial in r (Cephes). 0 below -104, infinity above 88.7;
-// NaN stays NaN.
+// e^x by x = n ln 2 + r, |r| <= ln 2 / 2, and a polynomial in r (Cephes). Results below the smallest normal
+// number (x < -87.3366) are 0, above 88.7228 infinity; NaN stays NaN.
 inline Vec exp(Vec x) {
-  const Vec bounded = min(max(x, splat(-104.0f)), splat(89.0f));
-  constexpr float kRounding = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const Vec n = (bounded * 1.44269504088896341f + kRounding) - kRounding;
+  constexpr float kRounding = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the lowest bits
+  const Vec shifted = x * 1.44269504088896341f + kRounding;
+  const Vec n = shifted - kRounding;
   // ln 2 in two parts; the first has few bits, so that n * part is exact.
-  const Vec r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;
+  const Vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
   Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  // 2^n in two factors, so that subnormal results and n = 128 come out right.
-  const IntVec whole = __builtin_convertvector(n, IntVec);
-  const IntVec half = whole >> 1;
-  const Vec first = (Vec)((half + 127) << 23), second = (Vec)((whole - half + 127) << 23);
-  const Vec y = p * first * second;
-  return x == x ? y : x;
+  // n is added to the exponent of p.
+  const Vec y = float_of(bits_of(p) + (bits_of(shifted) << 23));
+  const Vec bounded = x < -87.33654f ? Vec{} : y;
+  return x <= 88.72283f ? bounded : x + __builtin_inff();
 }
 
 // ln x by x = 2^n m, m in [sqrt(1/2), sqrt(2)) (Cephes). -infinity at 0, NaN below; subnormals count as 0.
