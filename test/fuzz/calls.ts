@@ -282,7 +282,7 @@ const REASONS = {
   'numbers on the host': [
     ...['channelStatistics', 'coefficientOfVariation', 'droppedTokens', 'expertsOfTokens', 'gateHistogram'],
     ...['expertsPerTokenHistogram', 'readSparseRouting', 'sliceDataset', 'softMetrics', 'softMoeCost'],
-    ...['softMoeExtraCost', 'sparseMetrics', 'sparseMoeCost', 'withChannels'],
+    ...['softMoeExtraCost', 'sparseHistograms', 'sparseMetrics', 'sparseMoeCost', 'withChannels'],
   ],
 } as const
 
