@@ -7,6 +7,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
 import { packageUrl, programPath, run } from './processes.js'
 import { check, figure, quick } from './tally.js'
 
@@ -109,13 +110,15 @@ export async function limitMemory(): Promise<void> {
   )
 }
 
+/** Options of setpriv. */
+const nobody = ['--reuid=65534', '--regid=65534', '--clear-groups']
+
 /** Runs `programs/no-threads.mjs` as nobody, setting the limits it asks for. */
 function withoutThreads(): Promise<{
   readonly status: number | null
   readonly cases: Case[]
   readonly stderr: string
 }> {
-  const nobody = ['--reuid=65534', '--regid=65534', '--clear-groups']
   const child = spawn('setpriv', [...nobody, process.execPath, programPath('no-threads'), packageUrl])
   const cases: Case[] = []
   let stderr = ''
@@ -142,6 +145,10 @@ function withoutThreads(): Promise<{
 export async function refuseThreads(): Promise<void> {
   if (process.getuid?.() !== 0) {
     figure('  skipped: running as a user whose threads are limited needs root')
+    return
+  }
+  if (spawnSync('setpriv', [...nobody, 'test', '-r', fileURLToPath(packageUrl)]).status !== 0) {
+    figure('  skipped: another user cannot read this folder')
     return
   }
   const { status, cases, stderr } = await withoutThreads()
