@@ -1,8 +1,10 @@
 // Times every operation of a Soft MoE layer on a CUDA device at the papers' shapes and prints, for each, the
 // time, the bytes that must move at least, the FLOPs, and their shares of the peaks given on the command
 // line:
-//   softmoe_cuda_bench [--smoke] [GB/s of memory] [TFLOP/s of bfloat16 tensor cores]
-// One line an operation, tab-separated. `--smoke` takes a small shape and one repetition (emulated driver).
+//   softmoe_cuda_bench [--cublas-lt] [--smoke] [GB/s of memory] [TFLOP/s of bfloat16 tensor cores]
+// One line an operation, tab-separated. `--cublas-lt` times cuBLASLt's product at the experts' shapes instead
+// (exit code 77 where it is not installed). `--smoke` takes a small shape and one repetition (emulated
+// driver).
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "cublas_lt.h"
 #include "cuda/cuda_device.h"
 
 namespace {
@@ -83,6 +86,22 @@ class Bench {
     time("logits gradient", gradient, 2 * product, {&logits, &dlogits, &x, &x, &y, &xs, &dxs, &ys});
   }
 
+  // The experts' first product by the library.
+  void run_cublas_lt(bench::CublasLt& library, const Model& model, std::int64_t batch) {
+    const std::int64_t rows = batch * model.slots_per_expert;
+    const Tensor x = random({model.experts, rows, model.dim}, DType::kBFloat16);
+    const Tensor w = random({model.experts, model.dim, model.hidden}, DType::kBFloat16);
+    const Tensor y = random({model.experts, rows, model.hidden}, DType::kBFloat16);
+    device_->synchronize();
+    std::printf("# %s, batch %lld\n", model.name, static_cast<long long>(batch));
+    const double seconds =
+        1e-6 * library.time({model.experts, rows, model.dim, model.hidden, x.data(), w.data(), y.data()},
+                            repetitions_);
+    const double flops =
+        2.0 * static_cast<double>(model.experts * rows) * static_cast<double>(model.dim * model.hidden);
+    print("cuBLASLt up", seconds, static_cast<double>(x.bytes() + w.bytes() + y.bytes()), flops);
+  }
+
  private:
   Tensor random(const Shape& shape, DType dtype) {
     const Tensor tensor = Tensor::empty(device_, shape, dtype);
@@ -104,6 +123,10 @@ class Bench {
     for (int i = 0; i < repetitions_; ++i) device_->launch(args);
     device_->synchronize();
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count() / repetitions_;
+    print(name, seconds, bytes, flops);
+  }
+
+  void print(const char* name, double seconds, double bytes, double flops) const {
     std::printf("%-20s\t%10.1f us\t%8.1f GB/s (%5.1f %%)\t%8.2f TFLOP/s (%5.1f %%)\n", name, seconds * 1e6,
                 bytes / seconds / 1e9, 100 * bytes / seconds / 1e9 / gigabytes_, flops / seconds / 1e12,
                 100 * flops / seconds / 1e12 / teraflops_);
@@ -119,19 +142,36 @@ class Bench {
 }  // namespace
 
 int main(int count, char** words) {
-  const bool smoke = count > 1 && std::strcmp(words[1], "--smoke") == 0;
-  const int first = smoke ? 2 : 1;
-  const double gigabytes = count > first ? std::atof(words[first]) : 3350;         // H100 SXM, data sheet
-  const double teraflops = count > first + 1 ? std::atof(words[first + 1]) : 989;  // the same, dense
+  int next = 1;
+  const auto given = [&](const char* option) {
+    const bool is = count > next && std::strcmp(words[next], option) == 0;
+    next += is ? 1 : 0;
+    return is;
+  };
+  const bool compares = given("--cublas-lt"), smoke = given("--smoke");
+  const double gigabytes = count > next ? std::atof(words[next]) : 3350;         // H100 SXM, data sheet
+  const double teraflops = count > next + 1 ? std::atof(words[next + 1]) : 989;  // the same, dense
   try {
     const auto device = cuda::CudaDevice::open(0);
+    std::unique_ptr<bench::CublasLt> library;
+    if (compares && !(library = bench::CublasLt::open())) {
+      std::printf("there is no cuBLASLt here (libcublasLt.so.13 or .12)\n");
+      return 77;
+    }
     std::printf("# %s\n", device->description().c_str());
     Bench bench(device, smoke ? 1 : 50, gigabytes, teraflops);
+    const auto run = [&](const Model& model, std::int64_t batch) {
+      if (library) {
+        bench.run_cublas_lt(*library, model, batch);
+      } else {
+        bench.run(model, batch);
+      }
+    };
     if (smoke) {
-      bench.run(kSmoke, 2);
+      run(kSmoke, 2);
     } else {
       for (const Model& model : kModels) {
-        for (const std::int64_t batch : {1, 64}) bench.run(model, batch);
+        for (const std::int64_t batch : {1, 64}) run(model, batch);
       }
     }
   } catch (const Error& error) {
