@@ -3,6 +3,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <set>
+
+#include "families.h"
 
 namespace ptxtest {
 namespace {
@@ -16,6 +19,13 @@ std::vector<Registered>& tests() {
   return all;
 }
 std::string current;
+
+// Families of instructions in kernels that ran; the tests compare what they compute.
+std::set<std::string>& executedFamilies() {
+  static std::set<std::string> families;
+  return families;
+}
+
 size_t passed = 0, failed = 0;
 
 }  // namespace
@@ -50,6 +60,10 @@ ptxemu::LaunchResult run(ptxemu::Memory& memory, const std::string& ptx,
   config.cooperative = launch.cooperative;
   config.instructionLimit = launch.instructionLimit;
   config.checks = launch.checks;
+  static const std::vector<std::string> families = ptxemu::instructionFamilies();
+  for (const std::string& family : families) {
+    if (ptx.find(family) != std::string::npos) executedFamilies().insert(family);
+  }
   return ptxemu::launch(*kernel, memory, config);
 }
 
@@ -100,6 +114,8 @@ int main(int argc, char** argv) {
     for (const std::string& form : ptxemu::supportedForms()) {
       check(checkedForms().count(form) > 0, "the form " + form + " is compared with a model");
     }
+    for (const std::string& family : ptxemu::instructionFamilies())
+      check(executedFamilies().count(family) > 0, "some test runs " + family);
   }
   std::printf("%zu passed, %zu failed\n", passed, failed);
   return failed ? 1 : 0;

@@ -226,5 +226,20 @@ const Test calls("functions", [] {
   check(same, "calls, nested calls and calls through a table: " + describe(result));
 });
 
+const Test barrierVotes("bar.red over two warps", [] {
+  for (const uint32_t limit : {0u, 1u, 40u, 64u}) {
+    std::vector<uint32_t> in(64);
+    std::iota(in.begin(), in.end(), 0u);
+    const auto out = runLanes("setp.lt.u32 %q0, %r0, " + std::to_string(limit) +
+                                  "; bar.red.and.pred %q1, 0, %q0; bar.red.or.pred %q2, 0, %q0;\n"
+                                  "selp.u32 %r2, 2, 0, %q1; selp.u32 %r3, 1, 0, %q2; or.b32 %r2, %r2, %r3;",
+                              in);
+    const uint32_t want = (limit == 64 ? 2 : 0) | (limit > 0 ? 1 : 0);
+    bool same = true;
+    for (const uint32_t value : out) same &= value == want;
+    check(same, "bar.red of the lanes below " + std::to_string(limit));
+  }
+});
+
 }  // namespace
 }  // namespace ptxtest
