@@ -144,10 +144,14 @@ __device__ __forceinline__ void soft_logits(const SoftLogits& p) {
     }
     Tile::to_shared(c, result);
 
+    // A thread meets the same four columns in every row.
+    static_assert(kThreads % (Tile::kN / 4) == 0);
+    const int own = column + static_cast<int>(threadIdx.x) % (Tile::kN / 4) * 4;
+    const float4 norm = own < slots ? load4_partial(p.slot_norm + own, min(slots - own, 4), p.logits_aligned)
+                                    : make_float4(0, 0, 0, 0);
     Tile::for_each_four(result, [&](int r, int c4, float4 v) {
       const int j = column + c4, count = min(slots - j, 4);
       if (r >= rows || count <= 0) return;
-      const float4 norm = load4_partial(p.slot_norm + j, count, p.logits_aligned);
       const float factor = token_norm[r];
       v = make_float4(v.x * (norm.x * scale) * factor, v.y * (norm.y * scale) * factor,
                       v.z * (norm.z * scale) * factor, v.w * (norm.w * scale) * factor);

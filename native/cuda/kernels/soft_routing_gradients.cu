@@ -64,46 +64,74 @@ __device__ __forceinline__ void logits_gradient(const LogitsGradient& p) {
   const int tokens = p.shape.tokens, slots = p.shape.slots, dim = p.shape.dim;
   const std::size_t sequence = static_cast<std::size_t>(b) * tokens;
   float* result = reinterpret_cast<float*>(shared);
-  bool adds = p.accumulate;
 
-#pragma unroll 1
-  for (int s = 0; s < 2; ++s) {
-    const LogitsGradientSide& side = p.sides[s];
-    if (!side.a) continue;
+  const auto multiply = [&](typename Tile::Accumulators& c, const LogitsGradientSide& side) {
+    Tile::clear(c);
+    if (!side.a) return;
     CopiedOperand<T, typename Tile::PanelA, Tile::kThreads, SameRow> source_a(
         static_cast<const T*>(side.a) + sequence * dim, dim, {first, min(first + Tile::kM, tokens), 0, dim},
         p.operands_aligned, {});
     CopiedOperand<T, typename Tile::PanelB, Tile::kThreads, SlotRow> source_b(
         static_cast<const T*>(side.b), dim, {column, min(column + Tile::kN, slots), 0, dim},
         p.operands_aligned, {p.shape, b});
-    typename Tile::Accumulators c;
-    Tile::clear(c);
     Tile::multiply(c, source_a, source_b, (dim + Tile::kDepth - 1) / Tile::kDepth, shared, p.exact);
-    Tile::to_shared(c, result);
-    // A thread meets the same elements for both sides.
-    Tile::for_each_four(result, [&](int r, int c4, float4 v) {
-      const int m = first + r, j = column + c4, count = min(slots - j, 4);
-      if (m >= tokens || count <= 0) return;
-      const SideWeights& weights = side.weights;
-      const float4 weight = weights_of(weights, b, m, j, load_logits(weights, b, m, j));
-      float4 dots;
-      if (weights.side == RoutingSide::kDispatch) {
-        dots = load4_partial(side.dots + static_cast<std::size_t>(b) * slots + j, count, weights.aligned);
-      } else {
-        const float dot = side.dots[sequence + m];
-        dots = make_float4(dot, dot, dot, dot);
-      }
-      v = make_float4(weight.x * (v.x - dots.x), weight.y * (v.y - dots.y), weight.z * (v.z - dots.z),
-                      weight.w * (v.w - dots.w));
-      float* target = p.dlogits + (sequence + m) * slots + j;
-      if (adds) {
-        const float4 old = load4_partial(target, count, weights.aligned);
-        v = make_float4(v.x + old.x, v.y + old.y, v.z + old.z, v.w + old.w);
-      }
-      store4_partial(target, v, count, weights.aligned);
-    });
-    adds = true;
-    __syncthreads();  // the stages of the next product take the place of the results
+  };
+
+  // A thread owns four columns.
+  constexpr int kFours = Tile::kN / 4, kPerThread = Tile::kM * kFours / Tile::kThreads;
+  static_assert(Tile::kThreads % kFours == 0, "the same columns in every round");
+  const auto row_of = [](int i) { return (static_cast<int>(threadIdx.x) + i * Tile::kThreads) / kFours; };
+  const int c4 = static_cast<int>(threadIdx.x) % kFours * 4, j = column + c4, count = min(slots - j, 4);
+  float4 slot_dots = make_float4(0, 0, 0, 0);
+#pragma unroll
+  for (int s = 0; s < 2; ++s) {
+    const LogitsGradientSide& side = p.sides[s];
+    if (!side.a || side.weights.side == RoutingSide::kCombine || count <= 0) continue;
+    slot_dots =
+        load4_partial(side.dots + static_cast<std::size_t>(b) * slots + j, count, side.weights.aligned);
+  }
+  // weight * (product - dots) of four slots.
+  const auto side_gradient = [&](const LogitsGradientSide& side, int m, float4 logits, float4 v) {
+    const SideWeights& weights = side.weights;
+    const float4 weight = weights_of(weights, b, m, j, logits);
+    float4 dots = slot_dots;
+    if (weights.side == RoutingSide::kCombine) {
+      const float dot = side.dots[sequence + m];
+      dots = make_float4(dot, dot, dot, dot);
+    }
+    return make_float4(weight.x * (v.x - dots.x), weight.y * (v.y - dots.y), weight.z * (v.z - dots.z),
+                       weight.w * (v.w - dots.w));
+  };
+
+  // The first product stays in registers while the second is made, so that logits and results move once.
+  typename Tile::Accumulators c;
+  float4 kept[kPerThread];
+  multiply(c, p.sides[0]);
+  Tile::to_shared(c, result);
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) kept[i] = load4(result + row_of(i) * Tile::kResultPitch + c4);
+  __syncthreads();  // the stages of the next product take the place of the results
+  multiply(c, p.sides[1]);
+  Tile::to_shared(c, result);
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    const int m = first + row_of(i);
+    if (m >= tokens || count <= 0) continue;
+    const SideWeights& any = p.sides[p.sides[0].a ? 0 : 1].weights;
+    const float4 logits = load_logits(any, b, m, j);
+    float4 sum = make_float4(0, 0, 0, 0);
+    if (p.sides[0].a) sum = side_gradient(p.sides[0], m, logits, kept[i]);
+    if (p.sides[1].a) {
+      const float4 v =
+          side_gradient(p.sides[1], m, logits, load4(result + row_of(i) * Tile::kResultPitch + c4));
+      sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
+    }
+    float* target = p.dlogits + (sequence + m) * slots + j;
+    if (p.accumulate) {
+      const float4 old = load4_partial(target, count, any.aligned);
+      sum = make_float4(sum.x + old.x, sum.y + old.y, sum.z + old.z, sum.w + old.w);
+    }
+    store4_partial(target, sum, count, any.aligned);
   }
 }
 
