@@ -82,7 +82,6 @@ template <class T, class D>
 void executeLoad(Warp& warp, const Inst& inst, Mask mask) {
   forParts(warp, inst, mask, sizeof(T) * inst.vector, Use::load, [&](const Access& access, Mask part) {
     if (warp.definedness) loadShadows(warp, inst, access, part, std::is_signed_v<T>);
-    synchronise(warp, inst, access, part, true);
     for (int v = 0; v < inst.vector; v++) {
       D* d = warp.row<D>(inst.op[v]);
       auto loadLane = [&](int lane) {
@@ -96,6 +95,8 @@ void executeLoad(Warp& warp, const Inst& inst, Mask mask) {
         forLanes(part, loadLane);
       }
     }
+    // After the value is read: a release that comes in between would be missed, its value seen.
+    synchronise(warp, inst, access, part, true);
   });
 }
 
