@@ -130,7 +130,8 @@ describe('the device', () => {
     'reports a fault at the next wait, with the operation, once, and works on',
     async () => {
       // The kernel's temporary memory of 400 MB does not fit into the address space that is left to the process.
-      const result = await runModule(`
+      const result = await runModule(
+        `
         import { execFileSync } from 'node:child_process'
         import { readFileSync } from 'node:fs'
         ${prelude}
@@ -143,7 +144,10 @@ describe('the device', () => {
         const outcomes = await Promise.allSettled([y.data(), later.data(), device.synchronize()])
         console.log(JSON.stringify(outcomes.map((o) => o.reason ? [o.reason.name, o.reason.code, o.reason.message] : 'fine')))
         console.log(later.dataSync()[7])
-      `)
+      `,
+        // Else the loader of TypeScript reserves gigabytes of addresses for WebAssembly, perhaps after the limit is set.
+        { env: { NODE_OPTIONS: '--disable-wasm-trap-handler' } },
+      )
       expect(result).toMatchObject({ code: 0, stderr: '' })
       const [outcomes, value] = result.stdout.trim().split('\n')
       expect(JSON.parse(outcomes)).toEqual([
