@@ -1,11 +1,11 @@
-/** A small writer of SVG charts that are readable on light and dark pages: bars in groups, and lines on log scales. */
+/** A small writer of SVG charts that are readable on light and dark pages: their parts, bars in groups, and lines on log scales. */
 
 /** Distinguishable in both schemes, also for the colour-blind (after Okabe and Ito). */
 const COLOURS = ['#2b8cc4', '#e69f00', '#009e73', '#cc79a7', '#d55e00', '#56b4e9'] as const
 
 const STYLE = `text{fill:#222;font:12px sans-serif}.title{font-size:15px;font-weight:600}.faint{fill:#666}
-.grid{stroke:#ddd}.axis{stroke:#888}.mark{stroke:#222;stroke-dasharray:4 3}.page{fill:#fff}
-@media (prefers-color-scheme:dark){text{fill:#e6e6e6}.faint{fill:#a0a0a0}.grid{stroke:#383838}.axis{stroke:#888}
+.grid{stroke:#ddd}.axis{stroke:#888}.mark{stroke:#222;stroke-dasharray:4 3}.page{fill:#fff}.on-mark{fill:#fff;font-size:10px}
+@media (prefers-color-scheme:dark){text:not(.on-mark){fill:#e6e6e6}.faint{fill:#a0a0a0}.grid{stroke:#383838}.axis{stroke:#888}
 .mark{stroke:#e6e6e6}.page{fill:#161616}}`
 
 export const escapeXml = (text: string): string =>
@@ -22,13 +22,15 @@ export function svgDocument(width: number, height: number, parts: readonly strin
   )
 }
 
-type Anchor = 'start' | 'middle' | 'end'
+/** Where a text stands to its place. */
+export type Anchor = 'start' | 'middle' | 'end'
 
-function textAt(x: number, y: number, text: string, anchor: Anchor = 'start', style = ''): string {
+/** `style` is one of the classes of the style sheet. */
+export function textAt(x: number, y: number, text: string, anchor: Anchor = 'start', style = ''): string {
   return `<text x="${fixed(x)}" y="${fixed(y)}" text-anchor="${anchor}"${style && ` class="${style}"`}>${escapeXml(text)}</text>`
 }
 
-function lineBetween(x1: number, y1: number, x2: number, y2: number, style: string): string {
+export function lineBetween(x1: number, y1: number, x2: number, y2: number, style: string): string {
   return `<line x1="${fixed(x1)}" y1="${fixed(y1)}" x2="${fixed(x2)}" y2="${fixed(y2)}" class="${style}"/>`
 }
 
@@ -45,13 +47,19 @@ function legend(names: readonly string[], x: number, y: number): string[] {
   })
 }
 
-/** About `count` round steps from 0 to `most`. */
-export function linearTicks(most: number, count = 5): number[] {
-  const rough = most / count
+/** A name along the vertical axis, centred at `y`. */
+export function verticalText(x: number, y: number, text: string): string {
+  return `<text transform="translate(${fixed(x)} ${fixed(y)}) rotate(-90)" text-anchor="middle">${escapeXml(text)}</text>`
+}
+
+/** Round numbers from `low` to `high`, about `count` of them. */
+export function linearTicks(low: number, high: number, count = 5): number[] {
+  const rough = (high - low) / count
   const power = 10 ** Math.floor(Math.log10(rough))
   const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10)
-  return Array.from({ length: Math.floor(most / step + 1e-9) + 1 }, (_, i) =>
-    Number((i * step).toPrecision(12)),
+  const first = Math.ceil(low / step - 1e-9)
+  return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) =>
+    Number(((first + i) * step).toPrecision(12)),
   )
 }
 
@@ -93,7 +101,7 @@ export function barChart({ title, subtitle, series, groups, format, mark }: BarC
   const x = (value: number): number => left + (value / most) * (width - left - right)
   const parts = [textAt(20, 28, title, 'start', 'title'), textAt(20, 48, subtitle, 'start', 'faint')]
   if (series.length > 1) parts.push(...legend(series, 20, 72))
-  for (const tick of linearTicks(most)) {
+  for (const tick of linearTicks(0, most)) {
     parts.push(lineBetween(x(tick), top - 6, x(tick), height - 30, 'grid'))
     parts.push(textAt(x(tick), height - 12, format(tick), 'middle', 'faint'))
   }
@@ -177,9 +185,6 @@ export function lineChart({ title, subtitle, xLabel, yLabel, series }: LineChart
   parts.push(lineBetween(left, top, left, height - bottom, 'axis'))
   parts.push(lineBetween(left, height - bottom, width - right, height - bottom, 'axis'))
   parts.push(textAt((left + width - right) / 2, height - 14, xLabel, 'middle'))
-  const middle = (top + height - bottom) / 2
-  parts.push(
-    `<text transform="translate(22 ${middle}) rotate(-90)" text-anchor="middle">${escapeXml(yLabel)}</text>`,
-  )
+  parts.push(verticalText(22, (top + height - bottom) / 2, yLabel))
   return svgDocument(width, height, parts)
 }

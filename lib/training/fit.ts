@@ -122,8 +122,8 @@ async function checkpointToResume(
     if (options.overwrite !== true && (await folder.holdsRun())) {
       throw new SoftMoEError(
         'ERR_INVALID_ARGUMENT',
-        `${folder.path} holds a run already; go on with it by --resume (resume), replace it by --overwrite ` +
-          '(overwrite), or choose another --out (out)',
+        `${folder.path} holds a run already; go on with it by --resume, replace it by --overwrite, or choose another ` +
+          'folder by --out (options of the same names in code)',
       )
     }
     return undefined

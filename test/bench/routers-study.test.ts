@@ -134,6 +134,9 @@ it('tabulates and draws means and deviations over the seeds, best first', () => 
     '',
   ])
   const chart = chartOf(summaries, 500)
-  expect(chart.match(/<title>[^<]*/g)).toEqual(['<title>soft: 90.00 %', '<title>dense: 81.00 %'])
+  expect([...new Set(chart.match(/<title>[^<]*/g))]).toEqual([
+    '<title>soft: 90.00 %',
+    '<title>dense: 81.00 %',
+  ])
   expect(chart).not.toContain('NaN')
 })

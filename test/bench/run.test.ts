@@ -99,8 +99,9 @@ for await (const line of createInterface({ input: process.stdin })) {
 
 describe('a chart', () => {
   it('has round ticks', () => {
-    expect(linearTicks(1)).toEqual([0, 0.2, 0.4, 0.6, 0.8, 1])
-    expect(linearTicks(430)).toEqual([0, 100, 200, 300, 400])
+    expect(linearTicks(0, 1)).toEqual([0, 0.2, 0.4, 0.6, 0.8, 1])
+    expect(linearTicks(0, 430)).toEqual([0, 100, 200, 300, 400])
+    expect(linearTicks(0.797, 0.843, 8)).toEqual([0.8, 0.81, 0.82, 0.83, 0.84])
     expect(logTicks(0.9, 60)).toEqual([1, 2, 5, 10, 20, 50])
   })
 
