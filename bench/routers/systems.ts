@@ -41,6 +41,12 @@ const exact = { rounding: 'round', multipleOf: 1 } as const
 export const SYSTEMS: readonly System[] = [
   { name: 'dense', router: 'dense', placesPerToken: 1 },
   { name: 'soft', router: 'soft', placesPerToken: 1 },
+  // From 1 the learned scale of the logits hardly moves in a short run, and routing stays almost uniform.
+  {
+    name: 'soft-sharp',
+    router: { name: 'soft', scaleInit: Math.sqrt(MODEL.width) },
+    placesPerToken: 1,
+  },
   { name: 'soft-uniform', router: 'soft-uniform', placesPerToken: 1 },
   { name: 'uniform-soft', router: 'uniform-soft', placesPerToken: 1 },
   { name: 'uniform', router: 'uniform', placesPerToken: 1 },

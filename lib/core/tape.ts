@@ -81,7 +81,7 @@ export function isRecording(): boolean {
 
 /**
  * Checks the result of every operation and of every gradient for NaN and infinity, waiting for the device each time
- * (slow; off, it costs nothing). The operation then throws `ERR_NON_FINITE` with its name, the first that makes one,
+ * (slow; off, it costs the test of a flag). The operation then throws `ERR_NON_FINITE` with its name, the first that makes one,
  * and says which operands held NaN or infinity already: data or parameters, as nothing before made them.
  */
 export function setDetectAnomaly(on: boolean): void {
