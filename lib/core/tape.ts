@@ -167,6 +167,11 @@ class PendingGradients {
   entries(): IterableIterator<[Tensor, Tensor]> {
     return this.#gradients.entries()
   }
+
+  /** What is still on its way. */
+  held(): IterableIterator<Tensor> {
+    return this.#holders.keys()
+  }
 }
 
 /** Records operations and differentiates them once. */
@@ -266,6 +271,15 @@ export class Tape implements Collector {
 
   #run(loss: Tensor, gradient: number): void {
     const pending = new PendingGradients()
+    try {
+      this.#propagate(loss, gradient, pending)
+    } catch (error) {
+      for (const unfinished of pending.held()) if (!this.#kept.has(unfinished)) unfinished.dispose()
+      throw error
+    }
+  }
+
+  #propagate(loss: Tensor, gradient: number, pending: PendingGradients): void {
     const seed = new Tensor(native.full(loss.device, loss.shape, loss.dtype, gradient), loss.device)
     pending.accumulate(loss, seed)
     for (let node = this.#nodes.pop(); node !== undefined; node = this.#nodes.pop()) {

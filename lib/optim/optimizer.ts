@@ -130,7 +130,12 @@ export abstract class Optimizer {
   accumulate(compute: () => Tensor, factor = 1): Tensor {
     const tape = new Tape()
     const loss = tape.record(compute)
-    tape.backward(loss, factor)
+    try {
+      tape.backward(loss, factor)
+    } catch (error) {
+      if ((loss as unknown) instanceof Tensor) loss.dispose()
+      throw error
+    }
     return loss
   }
 

@@ -1,11 +1,13 @@
 import { describe, expect, it } from 'vitest'
 import {
   activate,
+  AdamW,
   add,
   attention,
   cast,
   customGradient,
   isRecording,
+  LayerNorm,
   layerNorm,
   linear,
   mean,
@@ -169,6 +171,30 @@ describe('record', () => {
       expect(device.memoryUsage().tensors).toBe(before + 2)
     }
     expect(device.memoryUsage().tensors).toBe(before)
+    disposeAll(x)
+  })
+
+  it('frees everything when a gradient fails, the gradients on their way too', () => {
+    const x = leaf([1, 2])
+    const before = device.memoryUsage().tensors
+    const fail = (): never => {
+      throw new Error('stop')
+    }
+    const compute = (): Tensor => {
+      const failing = customGradient('failing', [x], ([x]) => [scale(x, 2)], fail)[0]
+      return sum(add(add(x, failing), scale(x, 3)))
+    }
+    expect(() => {
+      backward(compute)
+    }).toThrow('stop')
+    expect(device.memoryUsage().tensors).toBe(before)
+    const layer = new LayerNorm({ dim: 2 }, { device })
+    const optimizer = new AdamW(layer.parameters(), { learningRate: 1 })
+    const withState = device.memoryUsage().tensors
+    expect(() => optimizer.accumulate(compute)).toThrow('stop')
+    expect(device.memoryUsage().tensors).toBe(withState)
+    optimizer.dispose()
+    layer.dispose()
     disposeAll(x)
   })
 })
