@@ -12,65 +12,13 @@
 // The order matters: what follows is code for the instruction set.
 #include "cpu/kernels/column_sums.h"
 #include "cpu/kernels/dropout.h"
+#include "cpu/kernels/expert_blocks.h"
 #include "cpu/kernels/gemm_operands.h"
 #include "cpu/kernels/vector_math.h"
 #include "cpu/kernels/with_types.h"
 
 namespace softmoe::cpu::SOFTMOE_ISA {
 namespace {
-
-std::int64_t first_row(const ExpertRows& rows, std::int64_t expert) {
-  return rows.offsets ? rows.offsets[expert] : expert * rows.rows_per_expert;
-}
-
-struct ExpertBlock {
-  std::int64_t expert = 0, begin = 0, end = 0;
-};
-
-// The rows of all experts cut into blocks that belong to one expert each.
-class ExpertBlocks {
- public:
-  ExpertBlocks(const ExpertRows& rows, std::int64_t block_rows, Arena& arena) {
-    std::int64_t most = 0;
-    for (std::int64_t e = 0; e < rows.num_experts; ++e) {
-      most += ceil_div(first_row(rows, e + 1) - first_row(rows, e), block_rows);
-    }
-    blocks_ = arena.take<ExpertBlock>(most);
-    for (std::int64_t e = 0; e < rows.num_experts; ++e) {
-      const std::int64_t end = first_row(rows, e + 1);
-      for (std::int64_t begin = first_row(rows, e); begin < end; begin += block_rows) {
-        blocks_[count_++] = {e, begin, smaller(begin + block_rows, end)};
-      }
-    }
-  }
-  std::int64_t count() const { return count_; }
-  const ExpertBlock& operator[](std::int64_t i) const { return blocks_[i]; }
-
- private:
-  ExpertBlock* blocks_ = nullptr;
-  std::int64_t count_ = 0;
-};
-
-// Calls body(expert, block, worker) for all blocks of products with the rows of each expert and `columns`
-// columns.
-template <class Body>
-void for_each_expert_block(ThreadPool& pool, Arena& arena, const ExpertRows& rows, std::int64_t columns,
-                           const Body& body) {
-  const std::int64_t total = first_row(rows, rows.num_experts);
-  if (total == 0 || columns == 0) return;
-  const BlockSizes size =
-      choose_blocks(rows.num_experts, ceil_div(total, rows.num_experts), columns, pool.threads());
-  const Arena::Frame frame(arena);
-  const ExpertBlocks blocks(rows, size.rows, arena);
-  const std::int64_t column_blocks = ceil_div(columns, size.columns);
-  pool.parallel_for(blocks.count() * column_blocks, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
-    for (std::int64_t task = begin; task < end; ++task) {
-      const ExpertBlock& part = blocks[task / column_blocks];
-      const std::int64_t column = task % column_blocks * size.columns;
-      body(part.expert, Block{part.begin, part.end, column, smaller(column + size.columns, columns)}, worker);
-    }
-  });
-}
 
 template <class T>
 void forward(const ExpertsForward& args, ThreadPool& pool, Scratch& scratch) {
