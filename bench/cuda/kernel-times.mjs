@@ -2,9 +2,10 @@
 //   node bench/cuda/kernel-times.mjs [--smoke]
 // Runs ViT-S/16 at 224 pixels with each router in turn (batch 32, three steps after one that loads the kernels) and
 // prints one line a kernel and model: launches a step, median time of a launch, time a step. `--smoke` takes a tiny
-// model and one step, for the emulated driver. Needs the built package.
+// model and one step, for the emulated driver, whose launches are counted and not timed. Needs the built package.
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
+import { launchOf, median, NOT_TIMED, sum } from './launches.mjs'
 
 const smoke = process.argv.includes('--smoke')
 const steps = smoke ? 1 : 3
@@ -19,6 +20,7 @@ const models = {
 async function train(moe) {
   const lib = await import('../../dist/esm/index.js')
   const device = lib.openDevice('cuda')
+  process.stderr.write(`device ${JSON.stringify(device.description)}\n`)
   const small = { patchSize: 4, width: 16, depth: 2, numHeads: 2, mlpDim: 32, imageSize: 8 }
   const model = new lib.VisionTransformer(
     { ...(smoke ? small : lib.vit('S/16')), numClasses: 10, moe },
@@ -45,10 +47,9 @@ function timesByKernel(output) {
   let step = 0
   for (const line of output.split('\n')) {
     if (line === 'step') step += 1
-    const launch = /^softmoe: (\w+) <<<.*>>> .* (\d+\.\d+) ms$/.exec(line)
+    const launch = launchOf(line)
     if (launch === null || step === 0) continue
-    const [, kernel, milliseconds] = launch
-    times.set(kernel, [...(times.get(kernel) ?? []), Number(milliseconds)])
+    times.set(launch.kernel, [...(times.get(launch.kernel) ?? []), launch.milliseconds])
   }
   return times
 }
@@ -65,20 +66,28 @@ function report(name) {
     process.exitCode = 1
     return
   }
-  const rows = [...times].map(([kernel, all]) => {
-    const sorted = all.toSorted((a, b) => a - b)
-    return { kernel, launches: all.length / steps, median: sorted[sorted.length >> 1], all }
-  })
-  const stepTime = (row) => row.all.reduce((sum, ms) => sum + ms, 0) / steps
-  rows.sort((a, b) => stepTime(b) - stepTime(a))
-  const total = rows.reduce((sum, row) => sum + stepTime(row), 0)
+  const emulated = /^device .*Emulated/m.test(child.stderr)
+  const rows = [...times].map(([kernel, all]) => ({
+    kernel,
+    launches: all.length / steps,
+    medianUs: 1000 * median(all),
+    stepMs: sum(all) / steps,
+  }))
+  if (emulated) {
+    console.log(`# ${name}: kernels of a training step, ${NOT_TIMED}`)
+    for (const row of rows)
+      console.log(`${row.kernel.padEnd(44)} ${String(row.launches).padStart(4)} launches`)
+    return
+  }
+  rows.sort((a, b) => b.stepMs - a.stepMs)
+  const total = sum(rows.map((row) => row.stepMs))
   console.log(`# ${name}: ${total.toFixed(3)} ms of kernels a training step`)
   console.log(`${'kernel'.padEnd(44)} launches  median us   ms a step  share`)
   for (const row of rows) {
-    const share = `${((100 * stepTime(row)) / total).toFixed(1)} %`
+    const share = `${((100 * row.stepMs) / total).toFixed(1)} %`
     console.log(
-      `${row.kernel.padEnd(44)} ${String(row.launches).padStart(8)} ${(1000 * row.median).toFixed(1).padStart(10)} ` +
-        `${stepTime(row).toFixed(3).padStart(11)} ${share.padStart(6)}`,
+      `${row.kernel.padEnd(44)} ${String(row.launches).padStart(8)} ${row.medianUs.toFixed(1).padStart(10)} ` +
+        `${row.stepMs.toFixed(3).padStart(11)} ${share.padStart(6)}`,
     )
   }
 }
