@@ -1,36 +1,36 @@
 'use strict'
-// Reads the machine code for sm_80 of every CUDA kernel from build/fatbins, the very files that are embedded, and holds
-// it to native/cuda/kernels/budgets.json: registers, blocks that fit on a multiprocessor together, and neither spills
-// nor local memory. `--write` puts the registers of today into the table (the other columns are decisions and stay).
-// Ends with `N passed, N failed`.
+// Reads the machine code of every CUDA kernel from build/fatbins, the very files that are embedded: for sm_90a that of
+// *.sm90a.cu files, for sm_80 all others. Holds it to native/cuda/kernels/budgets.json: registers, blocks that fit on a
+// multiprocessor together, and neither spills nor local memory. `--write` puts the registers of today into the table
+// (the other columns are decisions and stay). Ends with `N passed, N failed`.
 const fs = require('node:fs')
 const path = require('node:path')
 
 const root = path.join(__dirname, '..')
 const folder = path.join(root, 'build/fatbins')
 const table = path.join(root, 'native/cuda/kernels/budgets.json')
-const ARCHITECTURE = 80
 
-// Of one multiprocessor of an A100 (compute capability 8.0).
+// What blocks share on one multiprocessor: of an A100 (compute capability 8.0) and of an H100 (9.0).
 const REGISTERS = 65536
-const SHARED_BYTES = 164 * 1024
+const SHARED_BYTES = { 80: 164 * 1024, 90: 228 * 1024 }
 const SHARED_BYTES_OF_BLOCK = 1024 // what the system keeps for each block
 const THREADS = 2048
 
-// The cubin for `ARCHITECTURE` in a fatbin: a header of 16 bytes, then entries of a header and a payload each.
+const architectureOf = (file) => (file.includes('.sm90a.') ? 90 : 80)
+
+// The cubin for the file's architecture in a fatbin: a header of 16 bytes, then entries of a header and a payload each.
 function cubinOf(file) {
   const fatbin = fs.readFileSync(path.join(folder, file))
   const machineCode = 2
+  const architecture = architectureOf(file)
   for (let at = 16; at + 64 <= fatbin.length;) {
     const begin = at + fatbin.readUInt32LE(at + 4)
     const end = begin + Number(fatbin.readBigUInt64LE(at + 8))
-    const wanted = fatbin.readUInt16LE(at) === machineCode && fatbin.readUInt32LE(at + 28) === ARCHITECTURE
+    const wanted = fatbin.readUInt16LE(at) === machineCode && fatbin.readUInt32LE(at + 28) === architecture
     if (wanted) return fatbin.subarray(begin, end)
     at = end
   }
-  throw new Error(
-    `${file} has no machine code for sm_${ARCHITECTURE}: build with SOFTMOE_CUDA_ARCHS=${ARCHITECTURE}`,
-  )
+  throw new Error(`${file} has no machine code for sm_${architecture}: build with SOFTMOE_CUDA_ARCHS=80`)
 }
 
 // Sections and symbols of a 64-bit ELF file.
@@ -68,7 +68,8 @@ function kernelsOf(file) {
     if (!name.startsWith('.text.')) continue
     const kernel = name.slice('.text.'.length)
     const shared = sections.find((section) => section.name === `.nv.shared.${kernel}`)
-    kernels[kernel] = { registers: 0, sharedBytes: shared?.size ?? 0, localBytes: 0 }
+    const capacity = SHARED_BYTES[architectureOf(file)]
+    kernels[kernel] = { registers: 0, sharedBytes: shared?.size ?? 0, localBytes: 0, capacity }
   }
   const { offset, size } = sections.find(({ name }) => name === '.nv.info')
   const [sized, registers, frameSize, stackSize] = [4, 0x2f, 0x11, 0x12]
@@ -87,18 +88,18 @@ function kernelsOf(file) {
 }
 
 // Registers are given out to a warp in units of 256.
-function blocksPerMultiprocessor(registers, threads, sharedBytes) {
+function blocksPerMultiprocessor(registers, threads, sharedBytes, capacity) {
   const registersOfBlock = (Math.ceil((registers * 32) / 256) * 256 * threads) / 32
   return Math.min(
     Math.floor(REGISTERS / registersOfBlock),
-    Math.floor(SHARED_BYTES / (sharedBytes + SHARED_BYTES_OF_BLOCK)),
+    Math.floor(capacity / (sharedBytes + SHARED_BYTES_OF_BLOCK)),
     Math.floor(THREADS / threads),
     32,
   )
 }
 
 const budgets = JSON.parse(fs.readFileSync(table, 'utf8'))
-const sources = fs.readdirSync(path.dirname(table)).filter((file) => /^[^.]+\.cu$/.test(file))
+const sources = fs.readdirSync(path.dirname(table)).filter((file) => /^[^.]+(\.sm90a)?\.cu$/.test(file))
 const kernels = Object.assign({}, ...sources.map((file) => kernelsOf(file.replace(/\.cu$/, '.fatbin'))))
 if (process.argv.includes('--write')) {
   const rows = Object.keys(kernels)
@@ -127,7 +128,7 @@ for (const [name, kernel] of Object.entries(kernels)) {
   }
   if (budget) {
     const shared = kernel.sharedBytes + budget.dynamicSharedBytes
-    const blocks = blocksPerMultiprocessor(kernel.registers, budget.threads, shared)
+    const blocks = blocksPerMultiprocessor(kernel.registers, budget.threads, shared, kernel.capacity)
     if (blocks < budget.blocks)
       problems.push(`fits ${blocks} times on a multiprocessor, not ${budget.blocks}`)
   }

@@ -46,6 +46,15 @@ int row_tile(DType dtype, bool b_transposed, std::int64_t rows_per_group, std::i
   return blocks >= 2 * multiprocessors ? 128 : 64;
 }
 
+// Every group may add one tile that is not full.
+RowTiles::RowTiles(Launcher& launcher, const std::int32_t* offsets, std::int32_t groups, int tile_rows,
+                   std::int64_t max_rows)
+    : count_(narrow(max_rows / tile_rows + std::min<std::int64_t>(groups, max_rows))),
+      tiles_(launcher.workspace_of<RowTile>(count_)) {
+  launcher.launch("products_tn", "find_row_tiles", {}, 256, 0,
+                  FindRowTiles{offsets, tiles_.as<RowTile>(), groups, tile_rows, count_});
+}
+
 void row_product(Launcher& launcher, DType dtype, bool b_transposed, RowProduct p,
                  const std::int32_t* offsets, std::int64_t max_rows) {
   const std::int64_t average_rows = offsets ? divide_up(max_rows, std::max(p.groups, 1)) : p.rows_per_group;
@@ -68,8 +77,8 @@ void row_product(Launcher& launcher, DType dtype, bool b_transposed, RowProduct 
     return;
   }
 
-  if (wide_row_product_serves(launcher, dtype, p, offsets != nullptr)) {
-    wide_row_product(launcher, b_transposed, p);
+  if (wide_row_product_serves(launcher, dtype, p, average_rows)) {
+    wide_row_product(launcher, b_transposed, p, offsets, max_rows);
     return;
   }
 
@@ -86,14 +95,10 @@ void row_product(Launcher& launcher, DType dtype, bool b_transposed, RowProduct 
     launcher.launch(file, name.c_str(), {blocks}, threads, shared, p);
     return;
   }
-  // Every group may add one tile that is not full.
-  const std::int64_t tiles = max_rows / rows + std::min<std::int64_t>(p.groups, max_rows);
-  const Workspace row_tiles = launcher.workspace_of<RowTile>(tiles);
-  launcher.launch("products_tn", "find_row_tiles", {}, 256, 0,
-                  FindRowTiles{offsets, row_tiles.as<RowTile>(), p.groups, rows, narrow(tiles)});
-  p.tiles = row_tiles.as<RowTile>();
-  p.row_tiles = narrow(tiles);
-  launcher.launch(file, name.c_str(), {tiles * p.column_tiles}, threads, shared, p);
+  const RowTiles tiles(launcher, offsets, p.groups, rows, max_rows);
+  p.tiles = tiles.data();
+  p.row_tiles = tiles.count();
+  launcher.launch(file, name.c_str(), {std::int64_t{p.row_tiles} * p.column_tiles}, threads, shared, p);
 }
 
 void column_product(Launcher& launcher, DType dtype, bool b_transposed, ColumnProduct p) {

@@ -21,6 +21,20 @@ inline bool fours_are_aligned(const void* data, std::int64_t columns) {
 int row_tile(DType dtype, bool b_transposed, std::int64_t rows_per_group, std::int64_t groups,
              std::int64_t columns, int multiprocessors);
 
+// The tiles of at most `tile_rows` rows of ragged groups, made on the device: group g owns rows [offsets[g],
+// offsets[g + 1]), at most max_rows in all. Memory as of a Workspace.
+class RowTiles {
+ public:
+  RowTiles(Launcher& launcher, const std::int32_t* offsets, std::int32_t groups, int tile_rows,
+           std::int64_t max_rows);
+  const RowTile* data() const { return tiles_.as<RowTile>(); }
+  std::int32_t count() const { return count_; }
+
+ private:
+  std::int32_t count_;
+  Workspace tiles_;
+};
+
 // y = epilogue(a b): `product` with everything but the tiles, `exact` and the alignments set. Ragged groups
 // own rows [offsets[g], offsets[g + 1]) of at most max_rows in all; null offsets: rows_per_group each.
 void row_product(Launcher& launcher, DType dtype, bool b_transposed, RowProduct product,

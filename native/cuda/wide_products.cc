@@ -32,27 +32,43 @@ void describe(const Driver& driver, TensorMap& map, const void* data, std::int64
 
 }  // namespace
 
-bool wide_row_product_serves(const Launcher& launcher, DType dtype, const RowProduct& p, bool ragged) {
-  return launcher.wgmma_allowed() && dtype == DType::kBFloat16 && !ragged && !p.gather && p.depth > 0 &&
-         p.rows_per_group >= kWideRows && p.a_aligned && p.b_aligned;
+bool wide_row_product_serves(const Launcher& launcher, DType dtype, const RowProduct& p,
+                             std::int64_t average_rows) {
+  return launcher.wgmma_allowed() && dtype == DType::kBFloat16 && p.depth > 0 && average_rows >= kWideRows &&
+         p.a_aligned && p.b_aligned;
 }
 
-void wide_row_product(Launcher& launcher, bool b_transposed, const RowProduct& product) {
+void wide_row_product(Launcher& launcher, bool b_transposed, const RowProduct& product,
+                      const std::int32_t* offsets, std::int64_t max_rows) {
   const Driver& driver = launcher.driver();
   WideRowProduct params{};
   params.product = product;
   RowProduct& p = params.product;
-  p.row_tiles = static_cast<std::int32_t>(divide_up(p.rows_per_group, kWideRows));
   p.column_tiles = static_cast<std::int32_t>(divide_up(p.columns, kWideColumns));
-  describe(driver, params.a, p.a, p.depth, p.rows_per_group, p.groups, kWideRows);
   if (b_transposed) {
     describe(driver, params.b, p.b, p.depth, p.columns, p.groups, kWideColumns);
   } else {
     describe(driver, params.b, p.b, p.columns, p.depth, p.groups, kWideDepth);
   }
-  launcher.launch("wide_products.sm90a", b_transposed ? "wide_row_product_nt" : "wide_row_product_nn",
-                  {std::int64_t{p.row_tiles} * p.column_tiles * p.groups}, kWideThreads, kWideSharedBytes,
-                  params);
+  const auto launch = [&](const char* nn, const char* nt, std::int64_t row_tiles) {
+    launcher.launch("wide_products.sm90a", b_transposed ? nt : nn, {row_tiles * p.column_tiles}, kWideThreads,
+                    kWideSharedBytes, params);
+  };
+  if (offsets) {
+    const RowTiles tiles(launcher, offsets, p.groups, kWideRows, max_rows);
+    p.tiles = tiles.data();
+    p.row_tiles = tiles.count();
+    launch("wide_listed_row_product_nn", "wide_listed_row_product_nt", p.row_tiles);
+    return;
+  }
+  p.row_tiles = static_cast<std::int32_t>(divide_up(p.rows_per_group, kWideRows));
+  const std::int64_t row_tiles = std::int64_t{p.row_tiles} * p.groups;
+  if (p.gather) {
+    launch("wide_listed_row_product_nn", "wide_listed_row_product_nt", row_tiles);
+    return;
+  }
+  describe(driver, params.a, p.a, p.depth, p.rows_per_group, p.groups, kWideRows);
+  launch("wide_row_product_nn", "wide_row_product_nt", row_tiles);
 }
 
 }  // namespace softmoe::cuda

@@ -6,10 +6,14 @@
 namespace softmoe::cuda {
 
 // Whether these kernels take the product, whose alignments are set: they are switched on
-// (SOFTMOE_CUDA_WGMMA=1), the device is of compute capability 9.0, the data bfloat16 in groups of equal size,
-// of at least 128 rows.
-bool wide_row_product_serves(const Launcher& launcher, DType dtype, const RowProduct& product, bool ragged);
+// (SOFTMOE_CUDA_WGMMA=1), the device is of compute capability 9.0, the data bfloat16 in groups of at least
+// 128 rows on the average. That average grows with the batch, so with these kernels a sample's last bits may
+// depend on the batch around it.
+bool wide_row_product_serves(const Launcher& launcher, DType dtype, const RowProduct& product,
+                             std::int64_t average_rows);
 
-void wide_row_product(Launcher& launcher, bool b_transposed, const RowProduct& product);
+// Groups as for row_product (products.h).
+void wide_row_product(Launcher& launcher, bool b_transposed, const RowProduct& product,
+                      const std::int32_t* offsets, std::int64_t max_rows);
 
 }  // namespace softmoe::cuda

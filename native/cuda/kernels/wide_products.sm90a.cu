@@ -2,11 +2,17 @@
 // UNVERIFIED ON HARDWARE: run on the emulated driver only, hence off unless SOFTMOE_CUDA_WGMMA=1.
 //
 // y[r] = epilogue(a[r] b[group of r]) in bfloat16 with float32 accumulators. A block makes 128 rows x 128
-// columns. One warp copies slices of both operands by TMA into a ring of four stages; two warpgroups, of 64
-// rows each, multiply them by wgmma. Each stage has two mbarriers: `full`, on which the bytes arrive, and
-// `empty`, on which the eight multiplying warps arrive when their products no longer read it. One slice's
-// products stay under way while the next slice's are issued. TMA fills what lies outside a group with zeros,
-// so ragged edges need no care before the epilogue, which is that of the other row products.
+// columns. One warpgroup copies slices of both operands into a ring of four stages; two, of 64 rows each,
+// multiply them by wgmma. Each stage has two mbarriers: `full`, on which the bytes arrive, and `empty`, on
+// which the eight multiplying warps arrive when their products no longer read it. One slice's products stay
+// under way while the next slice's are issued.
+//
+// b comes by TMA, and so does a where groups are of equal size: one thread issues the copies, and what lies
+// outside a group is filled with zeros, so ragged edges need no care before the epilogue, which is that of
+// the other row products. Rows of ragged groups, or gathered ones, are copied 16 bytes at a time by all
+// threads of the copying warpgroup into the same swizzled layout, zeros below the last row of the group: no
+// row of another group is read. A block of a ragged product takes its rows from a list of tiles, each within
+// one group, and the epilogue writes no row below the group's last.
 //
 // Bytes and FLOP as in row_product.cuh: with at most 128 rows a group each weight is read once.
 #include "cuda/kernels/ptx_sm90a.cuh"
@@ -17,7 +23,8 @@ namespace softmoe::cuda {
 
 namespace {
 
-constexpr int kMultiplyingThreads = 256, kMultiplyingWarps = 8;
+constexpr int kMultiplyingThreads = 256, kMultiplyingWarps = 8, kCopyingThreads = 128;
+static_assert(kMultiplyingThreads + kCopyingThreads == kWideThreads);
 constexpr int kStageBytes = 2 * kWidePanelBytes;
 // Eight spans of 128 bytes: the unit in which the swizzle repeats.
 constexpr int kGroupBytes = 1024;
@@ -40,6 +47,21 @@ struct Ring {
   static __device__ __forceinline__ int turn(int slice) { return slice / kWideStages % 2; }
 };
 
+template <bool kTransposedB>
+__device__ __forceinline__ void copy_slice_of_b(const WideRowProduct& p, const Ring& ring, int slice,
+                                                int column, int group) {
+  const int depth = slice * kWideDepth;
+  if constexpr (kTransposedB) {
+    ptx::copy_tile(ring.b(slice), &p.b, depth, column, group, ring.full(slice));
+  } else {
+#pragma unroll
+    for (int span = 0; span < kWideColumns / kWideSpan; ++span) {
+      ptx::copy_tile(ring.b(slice) + span * kWideDepth * kWideSpan * 2, &p.b, column + span * kWideSpan,
+                     depth, group, ring.full(slice));
+    }
+  }
+}
+
 // One thread: keeps the ring filled.
 template <bool kTransposedB>
 __device__ __forceinline__ void copy_slices(const WideRowProduct& p, const Ring& ring, int slices, int row,
@@ -47,18 +69,52 @@ __device__ __forceinline__ void copy_slices(const WideRowProduct& p, const Ring&
   for (int slice = 0; slice < slices; ++slice) {
     ptx::barrier_wait(ring.empty(slice), Ring::turn(slice) ^ 1);
     ptx::barrier_arrive_expecting(ring.full(slice), kStageBytes);
-    const int depth = slice * kWideDepth;
-    ptx::copy_tile(ring.a(slice), &p.a, depth, row, group, ring.full(slice));
-    if constexpr (kTransposedB) {
-      ptx::copy_tile(ring.b(slice), &p.b, depth, column, group, ring.full(slice));
-    } else {
-#pragma unroll
-      for (int span = 0; span < kWideColumns / kWideSpan; ++span) {
-        ptx::copy_tile(ring.b(slice) + span * kWideDepth * kWideSpan * 2, &p.b, column + span * kWideSpan,
-                       depth, group, ring.full(slice));
-      }
-    }
+    ptx::copy_tile(ring.a(slice), &p.a, slice * kWideDepth, row, group, ring.full(slice));
+    copy_slice_of_b<kTransposedB>(p, ring, slice, column, group);
   }
+}
+
+// A warpgroup: keeps the ring filled with rows of a that TMA cannot take. A thread copies one chunk of 16
+// bytes in eight rows; its slices arrive two behind those that it starts.
+template <bool kTransposedB>
+__device__ __forceinline__ void copy_listed_slices(const WideRowProduct& p, const Ring& ring, int slices,
+                                                   const RowTile& rows, int column) {
+  constexpr int kBehind = 2, kChunks = 8, kRowsOfThread = kWideRows * kChunks / kCopyingThreads;
+  static_assert(kBehind < kWideStages - 1, "a stage is read while others are filled");
+  const int thread = static_cast<int>(threadIdx.x) - kMultiplyingThreads;
+  const int chunk = thread % kChunks, first_row = thread / kChunks;
+  const auto* a = static_cast<const bfloat16*>(p.product.a) + chunk * 8;
+  const GatheredRow source{p.product.gather};
+  const bfloat16* row_of_a[kRowsOfThread];
+#pragma unroll
+  for (int i = 0; i < kRowsOfThread; ++i) {
+    const int row = rows.begin + first_row + i * (kWideRows / kRowsOfThread);
+    row_of_a[i] = row < rows.end ? a + static_cast<std::int64_t>(source(row)) * p.product.depth : nullptr;
+  }
+  for (int slice = 0; slice < slices; ++slice) {
+    ptx::barrier_wait(ring.empty(slice), Ring::turn(slice) ^ 1);
+    if (thread == 0) {
+      ptx::barrier_arrive_expecting(ring.full(slice), kWidePanelBytes);
+      copy_slice_of_b<kTransposedB>(p, ring, slice, column, rows.group);
+    }
+    const int depth = slice * kWideDepth;
+    const int bytes = 2 * max(0, min(p.product.depth - depth - chunk * 8, 8));
+#pragma unroll
+    for (int i = 0; i < kRowsOfThread; ++i) {
+      const int row = first_row + i * (kWideRows / kRowsOfThread);
+      const std::uint32_t at = ring.a(slice) + row * 128 + (chunk ^ row % 8) * 16;
+      const bool is_read = row_of_a[i] && bytes > 0;
+      ptx::copy_async_16(at, is_read ? row_of_a[i] + depth : p.product.a, is_read ? bytes : 0);
+    }
+    ptx::copy_async_commit();
+    if (slice < kBehind) continue;
+    ptx::copy_async_wait<kBehind>();
+    ptx::fence_written_tiles();
+    ptx::barrier_arrive(ring.full(slice - kBehind));
+  }
+  ptx::copy_async_wait<0>();
+  ptx::fence_written_tiles();
+  for (int slice = max(0, slices - kBehind); slice < slices; ++slice) ptx::barrier_arrive(ring.full(slice));
 }
 
 // A warpgroup: c += the products of its 64 rows.
@@ -85,7 +141,7 @@ __device__ __forceinline__ void multiply_slices(float (&c)[64], const Ring& ring
   ptx::products_wait<0>();
 }
 
-template <bool kTransposedB>
+template <bool kTransposedB, bool kListed>
 __device__ __forceinline__ void wide_row_product(const WideRowProduct& p) {
   extern __shared__ __align__(1024) char shared[];
   const std::uint32_t base = ptx::shared_address(shared);
@@ -94,21 +150,32 @@ __device__ __forceinline__ void wide_row_product(const WideRowProduct& p) {
   int index = blockIdx.x;
   const int row_tile = index % p.product.row_tiles;
   index /= p.product.row_tiles;
-  const int column = index % p.product.column_tiles * kWideColumns, group = index / p.product.column_tiles;
-  const int first_row = row_tile * kWideRows;
+  const int column = index % p.product.column_tiles * kWideColumns;
+  RowTile rows;
+  if (kListed && p.product.tiles) {
+    rows = p.product.tiles[row_tile];
+    if (rows.group < 0) return;
+  } else {
+    rows.group = index / p.product.column_tiles;
+    rows.begin = rows.group * p.product.rows_per_group + row_tile * kWideRows;
+    rows.end = min(rows.begin + kWideRows, (rows.group + 1) * p.product.rows_per_group);
+  }
   const int slices = (p.product.depth + kWideDepth - 1) / kWideDepth;
 
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kWideStages; ++stage) {
-      ptx::barrier_init(ring.full(stage), 1);
+      ptx::barrier_init(ring.full(stage), kListed ? 1 + kCopyingThreads : 1);
       ptx::barrier_init(ring.empty(stage), kMultiplyingWarps);
     }
     ptx::fence_barrier_init();
   }
   __syncthreads();
   if (threadIdx.x >= kMultiplyingThreads) {
-    if (threadIdx.x == kMultiplyingThreads)
-      copy_slices<kTransposedB>(p, ring, slices, first_row, column, group);
+    if constexpr (kListed) {
+      copy_listed_slices<kTransposedB>(p, ring, slices, rows, column);
+    } else if (threadIdx.x == kMultiplyingThreads) {
+      copy_slices<kTransposedB>(p, ring, slices, row_tile * kWideRows, column, rows.group);
+    }
     return;
   }
 
@@ -129,32 +196,33 @@ __device__ __forceinline__ void wide_row_product(const WideRowProduct& p) {
   }
   ptx::barrier_sync<1, kMultiplyingThreads>();
 
-  const int begin = group * p.product.rows_per_group + first_row;
-  const int rows = min(kWideRows, p.product.rows_per_group - first_row);
   // A thread meets the same four columns in every row.
   const int four = static_cast<int>(threadIdx.x) % (kWideColumns / 4) * 4;
   if (column + four >= p.product.columns) return;
   float4 bias = make_float4(0, 0, 0, 0);
   if (p.product.bias) {
-    bias = load4_partial(p.product.bias + static_cast<std::size_t>(group) * p.product.columns + column + four,
-                         p.product.columns - column - four, p.product.y_aligned);
+    bias = load4_partial(
+        p.product.bias + static_cast<std::size_t>(rows.group) * p.product.columns + column + four,
+        p.product.columns - column - four, p.product.y_aligned);
   }
-  for (int row = static_cast<int>(threadIdx.x) / (kWideColumns / 4); row < rows;
+  for (int row = static_cast<int>(threadIdx.x) / (kWideColumns / 4); rows.begin + row < rows.end;
        row += kMultiplyingThreads / (kWideColumns / 4)) {
     const float4 v = *reinterpret_cast<const float4*>(result + row * kResultPitch + four);
-    finish_row_product<bfloat16>(p.product, bias, begin + row, column + four, v);
+    finish_row_product<bfloat16>(p.product, bias, rows.begin + row, column + four, v);
   }
 }
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(kWideThreads, 1)
-    wide_row_product_nn(const __grid_constant__ WideRowProduct params) {
-  wide_row_product<false>(params);
-}
-extern "C" __global__ void __launch_bounds__(kWideThreads, 1)
-    wide_row_product_nt(const __grid_constant__ WideRowProduct params) {
-  wide_row_product<true>(params);
-}
+#define SOFTMOE_WIDE_ROW_PRODUCT(name, transposed, listed)      \
+  extern "C" __global__ void __launch_bounds__(kWideThreads, 1) \
+      name(const __grid_constant__ WideRowProduct params) {     \
+    wide_row_product<transposed, listed>(params);               \
+  }
+
+SOFTMOE_WIDE_ROW_PRODUCT(wide_row_product_nn, false, false)
+SOFTMOE_WIDE_ROW_PRODUCT(wide_row_product_nt, true, false)
+SOFTMOE_WIDE_ROW_PRODUCT(wide_listed_row_product_nn, false, true)
+SOFTMOE_WIDE_ROW_PRODUCT(wide_listed_row_product_nt, true, true)
 
 }  // namespace softmoe::cuda

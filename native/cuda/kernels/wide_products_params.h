@@ -18,12 +18,12 @@ constexpr int kWideStages = 4;
 constexpr int kWidePanelBytes = kWideRows * kWideDepth * 2;
 // Stages of both panels, and two barriers for each.
 constexpr int kWideSharedBytes = kWideStages * 2 * kWidePanelBytes + kWideStages * 16;
-// Two warpgroups that multiply and one warp that copies.
-constexpr int kWideThreads = 2 * 128 + 32;
+// Two warpgroups that multiply and one that copies.
+constexpr int kWideThreads = 3 * 128;
 
-// A row product (products_params.h) of bfloat16 with groups of equal size. Maps of three dimensions,
-// innermost first: a [depth, rows of a group, groups] in boxes of span x 128; b [columns, depth, groups] in
-// boxes of span x depth (nn) or [depth, columns, groups] in boxes of span x 128 (nt).
+// A row product (products_params.h) of bfloat16. Maps of three dimensions, innermost first: a [depth, rows of
+// a group, groups] in boxes of span x 128, for groups of equal size whose rows are not gathered; b [columns,
+// depth, groups] in boxes of span x depth (nn) or [depth, columns, groups] in boxes of span x 128 (nt).
 struct WideRowProduct {
   TensorMap a, b;
   RowProduct product;
