@@ -21,7 +21,7 @@ export interface AttentionOptions {
  * @param k - `[batch, keys, heads, headDim]`
  * @param v - like `k`
  * @returns like `q`
- * @throws `ERR_SHAPE`, `ERR_DTYPE`, `ERR_DEVICE`; `ERR_INVALID_ARGUMENT` on CUDA for heads longer than 128
+ * @throws `ERR_SHAPE`, `ERR_DTYPE`, `ERR_DEVICE`; `ERR_INVALID_ARGUMENT` on CUDA for heads longer than 256
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   requireObject('the options of attention', options)

@@ -10,13 +10,25 @@ namespace softmoe::cuda {
 
 namespace {
 
-constexpr std::int64_t kOwnRows = 64;  // as in attention_tiles.cuh
-// As in attention.cu and attention_gradients.cu.
-constexpr std::int64_t kGradientStream = 32;
-std::int64_t forward_stream(DType dtype) { return dtype == DType::kFloat32 ? 32 : 64; }
 constexpr std::int64_t kNarrowHead = 8;  // float32 heads up to this length are computed in float64
-constexpr std::int64_t kLargestHead = 128;
-constexpr unsigned kThreads = 128;
+constexpr std::int64_t kLargestHead = 256;
+constexpr unsigned kNarrowThreads = 128;
+
+// As in attention.cu and attention_gradients.cu.
+struct Tiles {
+  Tiles(DType dtype, std::int64_t head_dim)
+      : padded(head_dim <= 64    ? 64
+               : head_dim <= 128 ? 128
+                                 : 256),
+        warps(dtype == DType::kFloat32 && is_long() ? 2 : 4),
+        forward_stream(64 / (dtype == DType::kFloat32 ? 2 : 1) / (is_long() ? 2 : 1)),
+        gradient_stream(is_long() ? 16 : 32) {}
+  bool is_long() const { return padded == 256; }
+  std::int64_t own_rows() const { return 16 * warps; }
+  unsigned threads() const { return static_cast<unsigned>(32 * warps); }
+
+  std::int64_t padded, warps, forward_stream, gradient_stream;
+};
 
 bool is_narrow(const Buffer& q, std::int64_t head_dim) {
   return q.dtype == DType::kFloat32 && head_dim <= kNarrowHead;
@@ -25,7 +37,7 @@ bool is_narrow(const Buffer& q, std::int64_t head_dim) {
 template <class Args>
 AttentionParams params_of(const Args& args) {
   // Users are told at the call (ops/attention.cc).
-  if (args.head_dim > kLargestHead) throw Error("ERR_INTERNAL", "the attention kernels take heads up to 128");
+  if (args.head_dim > kLargestHead) throw Error("ERR_INTERNAL", "the attention kernels take heads up to 256");
   AttentionParams p{};
   p.q = args.q.data;
   p.k = args.k.data;
@@ -47,21 +59,22 @@ AttentionParams params_of(const Args& args) {
   return p;
 }
 
-std::int64_t padded(std::int64_t head_dim) { return head_dim <= 64 ? 64 : 128; }
-
 // `own`: owned operands. Two operands are streamed, in two stages where they are bfloat16.
-std::size_t shared_bytes(std::int64_t own, std::int64_t stream, std::int64_t head_dim, DType dtype) {
-  const std::int64_t row = padded(head_dim) * static_cast<std::int64_t>(size_of(dtype));
+std::size_t shared_bytes(const Tiles& tiles, std::int64_t own, std::int64_t stream, DType dtype) {
+  const std::int64_t row = tiles.padded * static_cast<std::int64_t>(size_of(dtype));
   const std::int64_t stages = dtype == DType::kFloat32 ? 1 : 2;
-  return static_cast<std::size_t>((own * kOwnRows + stages * 2 * stream) * row);
+  return static_cast<std::size_t>((own * tiles.own_rows() + stages * 2 * stream) * row);
 }
 
-std::string kernel_name(const char* kernel, const Buffer& q, std::int64_t head_dim) {
-  return std::string(kernel) + "_" + name_of(q.dtype) + "_" + std::to_string(padded(head_dim));
+void launch_tiles(Launcher& launcher, const char* file, const char* kernel, const Tiles& tiles, DType dtype,
+                  std::int64_t rows, std::size_t shared, AttentionParams p) {
+  p.tiles = static_cast<std::int32_t>(divide_up(rows, tiles.own_rows()));
+  const std::string name = std::string(kernel) + "_" + name_of(dtype) + "_" + std::to_string(tiles.padded);
+  launcher.launch(file, name.c_str(), {p.head_count * p.tiles}, tiles.threads(), shared, p);
 }
 
 void launch_narrow(Launcher& launcher, const char* kernel, std::int64_t count, const AttentionParams& p) {
-  launcher.launch("narrow_attention", kernel, {divide_up(count, kThreads)}, kThreads, 0, p);
+  launcher.launch("narrow_attention", kernel, {divide_up(count, kNarrowThreads)}, kNarrowThreads, 0, p);
 }
 
 }  // namespace
@@ -72,10 +85,10 @@ void CudaKernels::run(const AttentionForward& args) {
     launch_narrow(launcher_, "narrow_attention", p.head_count * p.queries, p);
     return;
   }
-  p.tiles = static_cast<std::int32_t>(divide_up(args.queries, kOwnRows));
-  launcher_.launch("attention", kernel_name("attention", args.q, args.head_dim).c_str(),
-                   {p.head_count * p.tiles}, kThreads,
-                   shared_bytes(1, forward_stream(args.q.dtype), args.head_dim, args.q.dtype), p);
+  const DType dtype = args.q.dtype;
+  const Tiles tiles(dtype, args.head_dim);
+  launch_tiles(launcher_, "attention", "attention", tiles, dtype, args.queries,
+               shared_bytes(tiles, 1, tiles.forward_stream, dtype), p);
 }
 
 void CudaKernels::run(const AttentionBackward& args) {
@@ -100,15 +113,15 @@ void CudaKernels::run(const AttentionBackward& args) {
                    AttentionRowDots{any_floats(args.o), any_floats(args.d_o), row_dots.as<float>(), rows,
                                     p.heads, p.queries, p.dim});
   p.row_dots = row_dots.as<float>();
-  const std::size_t shared = shared_bytes(2, kGradientStream, args.head_dim, args.q.dtype);
-  p.tiles = static_cast<std::int32_t>(divide_up(args.queries, kOwnRows));
-  launcher_.launch("attention_gradients",
-                   kernel_name("attention_queries_gradient", args.q, args.head_dim).c_str(),
-                   {p.head_count * p.tiles}, kThreads, shared, p);
-  p.tiles = static_cast<std::int32_t>(divide_up(args.keys, kOwnRows));
-  launcher_.launch("attention_gradients",
-                   kernel_name("attention_keys_gradient", args.q, args.head_dim).c_str(),
-                   {p.head_count * p.tiles}, kThreads, shared, p);
+  const DType dtype = args.q.dtype;
+  const Tiles tiles(dtype, args.head_dim);
+  const std::size_t shared = shared_bytes(tiles, 2, tiles.gradient_stream, dtype);
+  const auto launch = [&](const char* kernel, std::int64_t own_rows) {
+    launch_tiles(launcher_, "attention_gradients", kernel, tiles, dtype, own_rows, shared, p);
+  };
+  launch("attention_queries_gradient", args.queries);
+  launch("attention_keys_gradient", args.keys);
+  if (tiles.is_long()) launch("attention_values_gradient", args.keys);
 }
 
 }  // namespace softmoe::cuda

@@ -8,7 +8,7 @@ namespace softmoe::ops {
 
 namespace {
 
-constexpr std::int64_t kLargestCudaHead = 128;  // as in cuda/attention.cc
+constexpr std::int64_t kLargestCudaHead = 256;  // as in cuda/attention.cc
 
 void check_operands(const Check& check, const Tensor& q, const Tensor& k, const Tensor& v, double scale,
                     double dropout_rate) {
@@ -22,7 +22,7 @@ void check_operands(const Check& check, const Tensor& q, const Tensor& k, const 
   check.same_shape("v", v, "k", k);
   if (q.device()->kind() == "cuda" && q.shape()[3] > kLargestCudaHead) {
     check.that(false, "headDim is " + std::to_string(q.shape()[3]) +
-                          "; the CUDA kernels take at most 128: use more heads, or the device 'cpu'");
+                          "; the CUDA kernels take at most 256: use more heads, or the device 'cpu'");
   }
   check.finite("scale", scale);
   check.probability("dropoutRate", dropout_rate);

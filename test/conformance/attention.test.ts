@@ -102,6 +102,32 @@ describe('attention', () => {
     }
   })
 
+  it.each([192, 256])('takes heads of %i, with every gradient', async (headDim) => {
+    const random = randomSource(headDim)
+    for (const storage of ['float32', 'bfloat16'] as const) {
+      const q = randomOperand(random, [1, 67, 2, headDim], storage)
+      const k = randomOperand(random, [1, 83, 2, headDim], storage)
+      const v = randomOperand(random, [1, 83, 2, headDim], storage)
+      const dy = stored(random.array(q[0].shape), storage)
+      const key = { seed: 5, stream: 6 }
+      const dropoutRate = storage === 'float32' ? 0.25 : 0
+      const draws = new Random(key.seed, key.stream)
+      const dropout = generate([1, 2, 67, 83], (i) =>
+        draws.uniform(i) < dropoutRate ? 0 : 1 / (1 - dropoutRate),
+      )
+      const { y, gradients } = await differentiate(
+        { q, k, v },
+        ({ q, k, v }) => attention(q, k, v, { dropoutRate, key }),
+        dy,
+      )
+      expectClose(y, reference.attention(q[0], k[0], v[0], dropout), ROUNDED_TWICE[storage], 'o')
+      const wanted = reference.attentionBackward(q[0], k[0], v[0], dy, dropout)
+      expectClose(gradients.q, wanted.dq, ROUNDED_TWICE[storage], 'dq')
+      expectClose(gradients.k, wanted.dk, ROUNDED_TWICE[storage], 'dk')
+      expectClose(gradients.v, wanted.dv, ROUNDED_TWICE[storage], 'dv')
+    }
+  })
+
   it('gives the only value where there is one key', async () => {
     const random = randomSource(2)
     const q = randomOperand(random, [2, 3, 2, 5])

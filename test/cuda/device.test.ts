@@ -195,8 +195,8 @@ describe('without a usable GPU', () => {
   })
 })
 
-it('refuses heads longer than 128 at the call', () => {
-  const [short, long] = [device.ones([1, 2, 1, 128]), device.ones([1, 2, 1, 129])]
+it('refuses heads longer than 256 at the call', () => {
+  const [short, long] = [device.ones([1, 2, 1, 256]), device.ones([1, 2, 1, 257])]
   attention(short, short, short).dispose()
   let refusal: unknown
   try {
@@ -206,7 +206,7 @@ it('refuses heads longer than 128 at the call', () => {
   }
   expect(SoftMoEError.is(refusal) && [refusal.code, refusal.message]).toEqual([
     'ERR_INVALID_ARGUMENT',
-    expect.stringMatching(/headDim is 129; the CUDA kernels take at most 128/),
+    expect.stringMatching(/headDim is 257; the CUDA kernels take at most 256/),
   ])
   for (const tensor of [short, long]) tensor.dispose()
 })

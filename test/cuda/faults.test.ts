@@ -53,8 +53,17 @@ const program = (limit: number): string => `
       const repeated = await own(captured.run(images)).data()
       if (logits.join() !== repeated.join()) throw new Error('the captured function gives other logits')
       await lib.saveCheckpoint(path, { model, optimizer })
+      // Enough rows an expert for the products by wgmma, which ask the driver to describe their operands.
+      const router = lib.tokensChoice({ k: 2, capacityFactor: 2 })
+      const sparse = own(new lib.SparseMoE(
+        { dim: 16, hiddenDim: 32, numExperts: 2, router },
+        { device, dtype: 'bfloat16', random: new lib.RandomSource(4) },
+      ))
+      sparse.eval()
+      const tokens = own(device.normal([1, 256, 16], { dtype: 'bfloat16', key: { seed: 1, stream: 1 } }))
+      const rows = await own(lib.noGrad(() => sparse.forward(tokens))).data()
       device.emptyCache()
-      return 'ok ' + total + ' ' + logits.join()
+      return 'ok ' + total + ' ' + logits.join() + ' ' + rows.slice(-3).join()
     } finally {
       for (const resource of owned.reverse()) resource.dispose()
     }
@@ -90,7 +99,12 @@ interface Report {
 
 async function attempts(limit: number, env: Readonly<Record<string, string>>): Promise<Report> {
   const child = await runModule(program(limit), {
-    env: { SOFTMOE_EMULATOR_CHECKS: 'none', SOFTMOE_EMULATOR_LEAKS: 'stderr', ...env },
+    env: {
+      SOFTMOE_CUDA_WGMMA: '1',
+      SOFTMOE_EMULATOR_CHECKS: 'none',
+      SOFTMOE_EMULATOR_LEAKS: 'stderr',
+      ...env,
+    },
     timeoutMs: 280_000,
   })
   expect(child, child.stderr).toMatchObject({ code: 0, signal: null })

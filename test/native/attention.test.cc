@@ -13,7 +13,8 @@ std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 void check_attention(Kernels& kernels, Random& random, std::int64_t queries, std::int64_t keys) {
   const DType dtype = random.dtype();
   const std::int64_t batch = random.integer(1, 2), heads = random.integer(1, 3);
-  const std::int64_t dim = random.choose<std::int64_t>({1, 5, 8, 16, 21, 64, 80, 101, 128});
+  const std::int64_t dim =
+      random.choose<std::int64_t>({1, 5, 8, 16, 21, 64, 80, 101, 128, 130, 192, 201, 256});
   const double rate = random.choose({0.0, 0.0, 0.25}), scale = random.choose({1.0, 0.125});
   const RandomKey key{9, 4};
   const Context context(std::string(name_of(dtype)) + " batch " + std::to_string(batch) + " heads " +

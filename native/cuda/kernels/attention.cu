@@ -1,7 +1,8 @@
 // Multi-head attention forward, o = softmax(scale q k^T) v, after FlashAttention-2 (Dao, 2023): a block owns
-// 64 queries of a head and walks over the keys in tiles of 64 (float32: 32, for want of registers) with a
-// running maximum and sum, so no score reaches memory. Bytes: q, k, v, o once each (k and v again for every
-// 64 queries, from the L2 cache). FLOP: 4 * queries * keys * dim a head.
+// 64 queries of a head and walks over the keys in tiles of 64 with a running maximum and sum, so no score
+// reaches memory. Tiles of 32 keys for float32 and for heads above 128 elements, and where both hold 16 keys
+// and 32 queries: more does not fit into the registers and into 99 KiB. Bytes: q, k, v, o once each (k and v
+// again for every 64 queries, from the L2 cache). FLOP: 4 * queries * keys * dim a head.
 #include "cuda/kernels/attention_tiles.cuh"
 #include "cuda/kernels/reduce.cuh"
 
@@ -22,7 +23,7 @@ __device__ __forceinline__ void attention(const AttentionParams& p) {
   using T = typename Tile::T;
   extern __shared__ __align__(128) char shared[];
   const std::int64_t head = blockIdx.x / p.tiles;
-  const int begin = blockIdx.x % p.tiles * kOwnRows;
+  const int begin = blockIdx.x % p.tiles * Tile::kOwnRows;
   const std::int64_t q_at = Tile::head_offset(p, head, p.queries), k_at = Tile::head_offset(p, head, p.keys);
   Tile::template fetch<typename Tile::Own>(shared, static_cast<const T*>(p.q) + q_at, begin, p.queries, p);
 
@@ -97,14 +98,16 @@ __device__ __forceinline__ void attention(const AttentionParams& p) {
   }
 }
 
-#define SOFTMOE_ATTENTION(name, T, dim, keys)                     \
-  extern "C" __global__ void __launch_bounds__(kAttentionThreads) \
-      name(const __grid_constant__ AttentionParams params) {      \
-    attention<AttentionTile<T, dim, keys>>(params);               \
+#define SOFTMOE_ATTENTION(name, T, dim, warps, keys)         \
+  extern "C" __global__ void __launch_bounds__(32 * warps)   \
+      name(const __grid_constant__ AttentionParams params) { \
+    attention<AttentionTile<T, dim, warps, keys>>(params);   \
   }
-SOFTMOE_ATTENTION(attention_bfloat16_64, bfloat16, 64, 64)
-SOFTMOE_ATTENTION(attention_bfloat16_128, bfloat16, 128, 64)
-SOFTMOE_ATTENTION(attention_float32_64, float, 64, 32)
-SOFTMOE_ATTENTION(attention_float32_128, float, 128, 32)
+SOFTMOE_ATTENTION(attention_bfloat16_64, bfloat16, 64, 4, 64)
+SOFTMOE_ATTENTION(attention_bfloat16_128, bfloat16, 128, 4, 64)
+SOFTMOE_ATTENTION(attention_bfloat16_256, bfloat16, 256, 4, 32)
+SOFTMOE_ATTENTION(attention_float32_64, float, 64, 4, 32)
+SOFTMOE_ATTENTION(attention_float32_128, float, 128, 4, 32)
+SOFTMOE_ATTENTION(attention_float32_256, float, 256, 2, 16)
 
 }  // namespace softmoe::cuda

@@ -2,7 +2,8 @@
 //   dP = do v^T, dS = scale P (dP - do . o), dq = dS k, dk = dS^T q, dv = P^T do
 // with dropout factors on P in dv and on dP. Two passes make the scores anew: one block owns queries and
 // walks over the keys for dq, one owns keys and walks over the queries for dk and dv. So every sum is made by
-// one thread in ascending order. FLOP: 14 * queries * keys * dim a head.
+// one thread in ascending order. FLOP: 14 * queries * keys * dim a head. Heads above 128 take three passes,
+// since the accumulators of dk and dv together do not fit into the registers: 16 * queries * keys * dim.
 #include "cuda/kernels/attention_tiles.cuh"
 #include "cuda/kernels/row_team.cuh"
 
@@ -25,12 +26,17 @@ extern "C" __global__ void __launch_bounds__(kRowThreads)
 
 // The owned rows are queries (q, do; streamed k, v) or keys (k, v; streamed q, do): either way the product of
 // the first operands makes the scores, that of the second ones dP.
-template <class Tile, bool kOwnsKeys>
+enum class GradientOf { kQueries, kKeys, kValues, kKeysAndValues };
+
+template <class Tile, GradientOf kOf>
 __device__ __forceinline__ void attention_gradient(const AttentionParams& p) {
   using T = typename Tile::T;
+  constexpr bool kOwnsKeys = kOf != GradientOf::kQueries;
+  constexpr bool kMakesFirst = kOf != GradientOf::kValues;                                        // dq, dk
+  constexpr bool kMakesSecond = kOf == GradientOf::kValues || kOf == GradientOf::kKeysAndValues;  // dv
   extern __shared__ __align__(128) char shared[];
   const std::int64_t head = blockIdx.x / p.tiles;
-  const int begin = blockIdx.x % p.tiles * kOwnRows;
+  const int begin = blockIdx.x % p.tiles * Tile::kOwnRows;
   const int own_rows = kOwnsKeys ? p.keys : p.queries, streamed_rows = kOwnsKeys ? p.queries : p.keys;
   const std::int64_t own_at = Tile::head_offset(p, head, own_rows);
   const std::int64_t streamed_at = Tile::head_offset(p, head, streamed_rows);
@@ -38,8 +44,10 @@ __device__ __forceinline__ void attention_gradient(const AttentionParams& p) {
   char* own_second = shared + Tile::Own::kBytes;
   Tile::template fetch<typename Tile::Own>(shared, operand(kOwnsKeys ? p.k : p.q, own_at), begin, own_rows,
                                            p);
-  Tile::template fetch<typename Tile::Own>(own_second, operand(kOwnsKeys ? p.v : p.d_o, own_at), begin,
-                                           own_rows, p);
+  if (kMakesFirst) {
+    Tile::template fetch<typename Tile::Own>(own_second, operand(kOwnsKeys ? p.v : p.d_o, own_at), begin,
+                                             own_rows, p);
+  }
 
   const float scale = static_cast<float>(p.scale), scale_log2 = scale * kAttentionLog2E;
   const float* log_sum_exp = p.log_sum_exp + head * p.queries;
@@ -56,8 +64,8 @@ __device__ __forceinline__ void attention_gradient(const AttentionParams& p) {
   const float kept_factor = __fdividef(1.0f, 1.0f - static_cast<float>(p.dropout_rate));
 
   typename Tile::Rows first, second;  // dq, or dk and dv
-  Tile::clear(first);
-  if (kOwnsKeys) Tile::clear(second);
+  if (kMakesFirst) Tile::clear(first);
+  if (kMakesSecond) Tile::clear(second);
   Tile::for_stream(
       shared + 2 * Tile::Own::kBytes, operand(kOwnsKeys ? p.q : p.k, streamed_at),
       operand(kOwnsKeys ? p.d_o : p.v, streamed_at), streamed_rows, p,
@@ -66,7 +74,7 @@ __device__ __forceinline__ void attention_gradient(const AttentionParams& p) {
         Tile::clear(probabilities);
         Tile::clear(dscores);
         Tile::multiply_rows(probabilities, shared, streamed, p.dim);
-        Tile::multiply_rows(dscores, own_second, streamed_second, p.dim);
+        if (kMakesFirst) Tile::multiply_rows(dscores, own_second, streamed_second, p.dim);
         std::uint32_t kept = ~0u;
         if (p.dropout_rate > 0) {
           kept = Tile::kept_scores(p, [&](int j, int e) {
@@ -91,26 +99,33 @@ __device__ __forceinline__ void attention_gradient(const AttentionParams& p) {
             probabilities[j][e] = factor * probability;
           }
         }
-        Tile::multiply_scores(first, dscores, streamed, p.dim);
-        if (kOwnsKeys) Tile::multiply_scores(second, probabilities, streamed_second, p.dim);
+        if (kMakesFirst) Tile::multiply_scores(first, dscores, streamed, p.dim);
+        if (kMakesSecond) Tile::multiply_scores(second, probabilities, streamed_second, p.dim);
       });
   const auto one = [](int) { return 1.0f; };
-  Tile::store_rows(first, static_cast<T*>(kOwnsKeys ? p.dk : p.dq) + own_at, begin, own_rows, p, one);
-  if (kOwnsKeys) Tile::store_rows(second, static_cast<T*>(p.dv) + own_at, begin, own_rows, p, one);
+  if (kMakesFirst)
+    Tile::store_rows(first, static_cast<T*>(kOwnsKeys ? p.dk : p.dq) + own_at, begin, own_rows, p, one);
+  if (kMakesSecond) Tile::store_rows(second, static_cast<T*>(p.dv) + own_at, begin, own_rows, p, one);
 }
 
-#define SOFTMOE_ATTENTION_GRADIENTS(type, T, dim)                                                 \
-  extern "C" __global__ void __launch_bounds__(kAttentionThreads)                                 \
-      attention_queries_gradient_##type##_##dim(const __grid_constant__ AttentionParams params) { \
-    attention_gradient<AttentionTile<T, dim, 32>, false>(params);                                 \
-  }                                                                                               \
-  extern "C" __global__ void __launch_bounds__(kAttentionThreads)                                 \
-      attention_keys_gradient_##type##_##dim(const __grid_constant__ AttentionParams params) {    \
-    attention_gradient<AttentionTile<T, dim, 32>, true>(params);                                  \
+#define SOFTMOE_ATTENTION_GRADIENT(name, T, dim, warps, stream, of)                   \
+  extern "C" __global__ void __launch_bounds__(32 * warps)                            \
+      name(const __grid_constant__ AttentionParams params) {                          \
+    attention_gradient<AttentionTile<T, dim, warps, stream>, GradientOf::of>(params); \
   }
+#define SOFTMOE_ATTENTION_GRADIENTS(type, T, dim)                                                \
+  SOFTMOE_ATTENTION_GRADIENT(attention_queries_gradient_##type##_##dim, T, dim, 4, 32, kQueries) \
+  SOFTMOE_ATTENTION_GRADIENT(attention_keys_gradient_##type##_##dim, T, dim, 4, 32, kKeysAndValues)
+// 96 KiB of shared memory.
+#define SOFTMOE_LONG_ATTENTION_GRADIENTS(type, T, warps)                                           \
+  SOFTMOE_ATTENTION_GRADIENT(attention_queries_gradient_##type##_256, T, 256, warps, 16, kQueries) \
+  SOFTMOE_ATTENTION_GRADIENT(attention_keys_gradient_##type##_256, T, 256, warps, 16, kKeys)       \
+  SOFTMOE_ATTENTION_GRADIENT(attention_values_gradient_##type##_256, T, 256, warps, 16, kValues)
 SOFTMOE_ATTENTION_GRADIENTS(bfloat16, bfloat16, 64)
 SOFTMOE_ATTENTION_GRADIENTS(bfloat16, bfloat16, 128)
 SOFTMOE_ATTENTION_GRADIENTS(float32, float, 64)
 SOFTMOE_ATTENTION_GRADIENTS(float32, float, 128)
+SOFTMOE_LONG_ATTENTION_GRADIENTS(bfloat16, bfloat16, 4)
+SOFTMOE_LONG_ATTENTION_GRADIENTS(float32, float, 2)
 
 }  // namespace softmoe::cuda

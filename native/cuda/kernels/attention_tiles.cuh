@@ -1,6 +1,6 @@
-// What the attention kernels share. A block of four warps owns 64 rows of a head (queries, or keys for the
-// gradients of keys and values), 16 a warp, in shared memory; the other side streams by in tiles. Scores stay
-// in registers, where the accumulators of one product are the left operand of the next.
+// What the attention kernels share. A block of two or four warps owns 16 rows a warp of a head (queries, or
+// keys for the gradients of keys and values) in shared memory; the other side streams by in tiles. Scores
+// stay in registers, where the accumulators of one product are the left operand of the next.
 //
 // Panels are [rows][kDim] (panel.cuh), zero beyond the head's own dim; products skip what is beyond it.
 // bfloat16 uses mma m16n8k16; float32 splits its operands into two tf32 halves (tf32.cuh).
@@ -13,15 +13,14 @@
 
 namespace softmoe::cuda {
 
-constexpr int kAttentionThreads = 128;
-constexpr int kOwnRows = 64;
 constexpr float kAttentionLog2E = 1.4426950408889634f;
 constexpr float kAttentionLn2 = 0.6931471805599453f;
 
-template <class T_, int kDim_, int kStream_>
+template <class T_, int kDim_, int kWarps, int kStream_>
 struct AttentionTile {
   using T = T_;
   static constexpr int kDim = kDim_, kStream = kStream_;
+  static constexpr int kThreads = 32 * kWarps, kOwnRows = 16 * kWarps;
   static constexpr bool kIsFloat = sizeof(T) == 4;
   // Float32 tiles are twice as large: one stage is what fits beside the owned rows in 99 KiB.
   static constexpr int kStages = kIsFloat ? 1 : 2;
@@ -129,8 +128,8 @@ struct AttentionTile {
   template <class Panel>
   static __device__ __forceinline__ void fetch(char* panel, const T* head, int begin, int end,
                                                const AttentionParams& p) {
-    const CopiedOperand<T, Panel, kAttentionThreads, SameRow> source(head, p.heads * p.dim,
-                                                                     {begin, end, 0, p.dim}, p.aligned, {});
+    const CopiedOperand<T, Panel, kThreads, SameRow> source(head, p.heads * p.dim, {begin, end, 0, p.dim},
+                                                            p.aligned, {});
     source.fetch(panel, 0);
   }
 
