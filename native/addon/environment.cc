@@ -37,41 +37,41 @@ std::shared_ptr<Device> Environment::device(const std::string& kind, int index) 
   return opened;
 }
 
-void Environment::call_task(Napi::Env env, Napi::Function, void*, JavaScriptTask* task) {
-  const std::unique_ptr<JavaScriptTask> owned(task);
-  if (env != nullptr) (*owned)(env);
+void Environment::settle(Napi::Env env, Napi::Function, void*, Settlement* settlement) {
+  const std::shared_ptr<Settlement> owned = std::move(settlement->self);
+  if (env == nullptr) return;
+  Environment& self = *owned->environment;
+  if (--self.pending_ == 0) self.to_javascript_.Unref(env);
+  if (owned->fault) {
+    owned->deferred.Reject(self.make_error(owned->fault->code(), owned->fault->what()));
+    return;
+  }
+  try {
+    owned->deferred.Resolve(owned->value(env));
+  } catch (const Napi::Error& error) {
+    owned->deferred.Reject(error.Value());
+  } catch (const Error& error) {
+    owned->deferred.Reject(self.make_error(error.code(), error.what()));
+  }
 }
 
 Napi::Promise Environment::promise(const std::function<void(Device::Completion)>& start, Value value) {
-  const auto deferred = std::make_shared<Napi::Promise::Deferred>(Napi::Promise::Deferred::New(env_));
+  const auto settlement = std::make_shared<Settlement>(
+      Settlement{this, Napi::Promise::Deferred::New(env_), std::move(value), std::nullopt, nullptr});
   if (pending_++ == 0) to_javascript_.Ref(env_);
-  const auto settle = [this, deferred, value = std::move(value)](const std::optional<Error>& fault) {
-    return new JavaScriptTask([this, deferred, value, fault](Napi::Env env) {
-      if (--pending_ == 0) to_javascript_.Unref(env);
-      if (fault) {
-        deferred->Reject(make_error(fault->code(), fault->what()));
-        return;
-      }
-      try {
-        deferred->Resolve(value(env));
-      } catch (const Napi::Error& error) {
-        deferred->Reject(error.Value());
-      } catch (const Error& error) {
-        deferred->Reject(make_error(error.code(), error.what()));
-      }
-    });
-  };
   try {
-    start([this, settle](std::optional<Error> fault) {
-      JavaScriptTask* task = settle(fault);
+    start([settlement](std::optional<Error> fault) {
+      settlement->fault = std::move(fault);
+      settlement->self = settlement;
       // Refused only while the environment closes: nobody waits any more.
-      if (to_javascript_.NonBlockingCall(task) != napi_ok) delete task;
+      if (settlement->environment->to_javascript_.NonBlockingCall(settlement.get()) != napi_ok)
+        settlement->self = nullptr;
     });
   } catch (...) {
     if (--pending_ == 0) to_javascript_.Unref(env_);
     throw;
   }
-  return deferred->Promise();
+  return settlement->deferred.Promise();
 }
 
 void Environment::close() {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -36,9 +37,16 @@ class Environment {
   void close();
 
  private:
-  using JavaScriptTask = std::function<void(Napi::Env)>;
-  static void call_task(Napi::Env env, Napi::Function, void*, JavaScriptTask* task);
-  using ThreadSafeFunction = Napi::TypedThreadSafeFunction<void, JavaScriptTask, call_task>;
+  // A promise on its way, made in whole beforehand: a completion must not fail for want of memory.
+  struct Settlement {
+    Environment* environment;
+    Napi::Promise::Deferred deferred;
+    Value value;
+    std::optional<Error> fault;
+    std::shared_ptr<Settlement> self;  // keeps it alive from the completion to the JavaScript thread
+  };
+  static void settle(Napi::Env env, Napi::Function, void*, Settlement* settlement);
+  using ThreadSafeFunction = Napi::TypedThreadSafeFunction<void, Settlement, settle>;
 
   Napi::Env env_;
   Napi::FunctionReference error_class_;

@@ -16,17 +16,19 @@ namespace {
 // Looks for new work before the thread sleeps, about as long as a wake-up through the system would take.
 constexpr int kSpins = 1000;
 
+std::unique_ptr<Error> make_memory_fault() {
+  return std::make_unique<Error>("ERR_OUT_OF_MEMORY", "the process has no memory left: use a smaller batch");
+}
+
+constexpr const char* kAborted =
+    "the device was closed before its queued work had ended: wait for the work first";
+
 void pause_core() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
-}
-
-Error closed_error() {
-  return Error("ERR_ABORTED",
-               "the device was closed before its queued work had ended: wait for the work first");
 }
 
 }  // namespace
@@ -37,6 +39,8 @@ struct Stream::State {
     Task task;                // null for a completion
     Completion done;          // null for a task
     bool takes_fault = true;  // whether the completion reports the pending fault
+    // Of a completion, made beforehand: what it tells where there is no memory to tell more.
+    std::unique_ptr<Error> memory_fault;
   };
 
   std::mutex mutex;
@@ -51,6 +55,7 @@ struct Stream::State {
   Scratch scratch;
   std::unique_ptr<Kernels> kernels;
   std::optional<Error> fault;
+  bool fault_without_memory = false;  // a fault that could not even be written down
 
   void push(Item item) {
     bool was_asleep = false;
@@ -83,8 +88,18 @@ struct Stream::State {
     return !batch.empty();
   }
 
-  void keep_fault(const char* name, const std::string& code, const std::string& text) {
-    if (!fault) fault.emplace(code, std::string(name) + ": " + text);
+  void keep_fault(const char* name, const char* code, const char* text) noexcept {
+    if (fault || fault_without_memory) return;
+    try {
+      fault.emplace(code, std::string(name) + ": " + text);
+    } catch (const std::bad_alloc&) {
+      fault_without_memory = true;
+    }
+  }
+
+  std::optional<Error> take_fault(std::unique_ptr<Error> memory_fault) noexcept {
+    if (std::exchange(fault_without_memory, false)) return std::move(*memory_fault);
+    return std::exchange(fault, std::nullopt);
   }
 
   void run_task(const Item& item) {
@@ -93,7 +108,7 @@ struct Stream::State {
     } catch (const ThreadPool::Cancelled&) {
       // The stream is closing.
     } catch (const Error& error) {
-      keep_fault(item.name, error.code(), error.what());
+      keep_fault(item.name, error.code().c_str(), error.what());
     } catch (const std::bad_alloc&) {
       keep_fault(item.name, "ERR_OUT_OF_MEMORY", "no memory for temporary values: use a smaller batch");
     } catch (const std::exception& error) {
@@ -125,11 +140,8 @@ struct Stream::State {
           const Completion done = std::move(item.done);
           ended.fetch_add(1, std::memory_order_release);
           std::optional<Error> error;
-          if (aborted) {
-            error = closed_error();
-          } else if (item.takes_fault) {
-            error = std::exchange(fault, std::nullopt);
-          }
+          if (aborted) keep_fault(item.name, "ERR_ABORTED", kAborted);
+          if (aborted || item.takes_fault) error = take_fault(std::move(item.memory_fault));
           complete(done, std::move(error));
         }
       }
@@ -145,7 +157,7 @@ Stream::Stream(const std::string& instruction_set) : state_(std::make_shared<Sta
   pthread_sigmask(SIG_SETMASK, &all, &previous);
   try {
     thread_ = std::thread([state = state_] { state->run(); });
-  } catch (const std::system_error& error) {
+  } catch (const std::exception& error) {
     pthread_sigmask(SIG_SETMASK, &previous, nullptr);
     throw Error("ERR_WORKER", std::string("the thread of the CPU device could not be started (") +
                                   error.what() + "): raise the limit of threads or close other devices");
@@ -154,9 +166,13 @@ Stream::Stream(const std::string& instruction_set) : state_(std::make_shared<Sta
   state_->thread_id.store(thread_.get_id());
 }
 
-void Stream::submit(const char* name, Task task) { state_->push({name, std::move(task), nullptr}); }
+void Stream::submit(const char* name, Task task) {
+  state_->push({name, std::move(task), nullptr, false, nullptr});
+}
 
-void Stream::on_reached(Completion done) { state_->push({"on_reached", nullptr, std::move(done)}); }
+void Stream::on_reached(Completion done) {
+  state_->push({"on_reached", nullptr, std::move(done), true, make_memory_fault()});
+}
 
 void Stream::synchronize() {
   if (const std::optional<Error> fault = wait_for_end(true)) throw Error(*fault);
@@ -168,8 +184,8 @@ std::optional<Error> Stream::wait_for_end(bool takes_fault) {
   // Shared: the stream's thread may still be inside set_value when the waiting one goes on.
   const auto reached = std::make_shared<std::promise<std::optional<Error>>>();
   state_->push({"wait", nullptr,
-                [reached](std::optional<Error> error) { reached->set_value(std::move(error)); },
-                takes_fault});
+                [reached](std::optional<Error> error) { reached->set_value(std::move(error)); }, takes_fault,
+                make_memory_fault()});
   return reached->get_future().get();
 }
 

@@ -120,8 +120,8 @@ void ThreadPool::start_threads(int wanted) {
   pthread_sigmask(SIG_SETMASK, &all, &previous);
   try {
     for (; started_ < wanted; ++started_) std::thread([this] { work(); }).detach();
-  } catch (const std::system_error&) {
-    // No more threads to be had: those that run are enough.
+  } catch (const std::exception&) {
+    // No more threads, or no memory for them, to be had: those that run are enough.
   }
   pthread_sigmask(SIG_SETMASK, &previous, nullptr);
 }

@@ -1,5 +1,6 @@
 #include "cuda/completion_queue.h"
 
+#include <new>
 #include <utility>
 
 namespace softmoe::cuda {
@@ -40,7 +41,11 @@ void CompletionQueue::work(const Driver& driver, Context context, const std::sha
     entry.action(result);
     entry.action = nullptr;
     lock.lock();
-    state->idle_events.push_back(entry.event);
+    try {
+      state->idle_events.push_back(entry.event);
+    } catch (const std::bad_alloc&) {
+      driver.event_destroy(entry.event);
+    }
   }
 }
 

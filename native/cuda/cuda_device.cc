@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "cuda/fatbin.h"
@@ -15,6 +16,10 @@ constexpr std::size_t kUploadsInFlight = 8;
 constexpr std::size_t kRememberedOperations = 8;
 
 DevicePointer address_of(const void* data) { return reinterpret_cast<DevicePointer>(data); }
+
+Error make_memory_fault() {
+  return Error("ERR_OUT_OF_MEMORY", "the process has no memory left: use a smaller batch");
+}
 
 std::string quoted(const std::string& text) {
   std::string out = "\"";
@@ -265,10 +270,15 @@ void CudaDevice::upload(void* target, const void* source, std::size_t bytes) {
   }
 }
 
-void CudaDevice::finish(Completion done, std::optional<Error> pending, Result result) {
-  record_asynchronous_fault(result);
-  if (!pending && result != kSuccess) pending = take_fault();
-  if (!pending) pending = launcher_->index_reports().take();
+void CudaDevice::finish(const Completion& done, std::optional<Error> pending, Error memory_fault,
+                        Result result) noexcept {
+  try {
+    record_asynchronous_fault(result);
+    if (!pending && result != kSuccess) pending = take_fault();
+    if (!pending) pending = launcher_->index_reports().take();
+  } catch (const std::bad_alloc&) {
+    pending = std::move(memory_fault);
+  }
   done(std::move(pending));
 }
 
@@ -290,10 +300,11 @@ void CudaDevice::download(const void* source, void* target, std::size_t bytes, C
   }
   try {
     push(
-        [this, block, target, bytes, pending, done = std::move(done)](Result result) {
+        [this, block, target, bytes, pending, memory_fault = make_memory_fault(),
+         done = std::move(done)](Result result) mutable {
           if (block && result == kSuccess && !pending) std::memcpy(target, block.data, bytes);
           pinned_.release(block);
-          finish(done, pending, result);
+          finish(done, std::move(pending), std::move(memory_fault), result);
         },
         pending);
   } catch (...) {
@@ -319,7 +330,9 @@ void CudaDevice::on_reached(Completion done) {
   if (capturing_) throw Error("ERR_INVALID_ARGUMENT", "a wait cannot be part of a captured graph");
   make_current();
   std::optional<Error> pending = take_fault();
-  push([this, pending, done = std::move(done)](Result result) { finish(done, pending, result); }, pending);
+  push([this, pending, memory_fault = make_memory_fault(), done = std::move(done)](
+           Result result) mutable { finish(done, std::move(pending), std::move(memory_fault), result); },
+       pending);
 }
 
 void CudaDevice::synchronize() {

@@ -92,7 +92,9 @@ class CudaDevice final : public Device, public std::enable_shared_from_this<Cuda
   void record_asynchronous_fault(Result result);
   std::optional<Error> take_fault();
   std::string recent_operations() const;
-  void finish(Completion done, std::optional<Error> pending, Result result);
+  // On the thread of the completions: `memory_fault` was made beforehand, for want of memory to make another.
+  void finish(const Completion& done, std::optional<Error> pending, Error memory_fault,
+              Result result) noexcept;
   void push(CompletionQueue::Action action, const std::optional<Error>& pending);
   void recycle_uploads(bool wait_for_one);
   void release_graph(Graph& graph) noexcept;

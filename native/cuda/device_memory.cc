@@ -1,5 +1,6 @@
 #include "cuda/device_memory.h"
 
+#include <new>
 #include <utility>
 
 namespace softmoe::cuda {
@@ -78,12 +79,21 @@ void DeviceMemory::release(void* data, std::size_t requested) noexcept {
   }
   block.released = true;
   held_bytes_ += static_cast<std::int64_t>(bytes);
-  if (capturing_ && block.captured) capture_cache_[bytes].push_back(data);
+  if (!capturing_ || !block.captured) return;
+  try {
+    capture_cache_[bytes].push_back(data);
+  } catch (const std::bad_alloc&) {
+    // Only the use for another tensor of the same recording is lost.
+  }
 }
 
 void DeviceMemory::cache(void* data, std::size_t bytes) {
-  cache_[bytes].push_back(data);
-  cached_bytes_ += static_cast<std::int64_t>(bytes);
+  try {
+    cache_[bytes].push_back(data);
+    cached_bytes_ += static_cast<std::int64_t>(bytes);
+  } catch (const std::bad_alloc&) {
+    driver_.memory_free(reinterpret_cast<DevicePointer>(data));
+  }
 }
 
 void DeviceMemory::empty_cache() noexcept {

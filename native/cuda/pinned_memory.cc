@@ -1,5 +1,7 @@
 #include "cuda/pinned_memory.h"
 
+#include <new>
+
 namespace softmoe::cuda {
 
 namespace {
@@ -40,8 +42,12 @@ void PinnedMemory::release(PinnedBlock block) noexcept {
     driver_.host_free(block.data);
     return;
   }
-  free_[block.bytes].push_back(block.data);
-  free_bytes_ += block.bytes;
+  try {
+    free_[block.bytes].push_back(block.data);
+    free_bytes_ += block.bytes;
+  } catch (const std::bad_alloc&) {
+    driver_.host_free(block.data);
+  }
 }
 
 void PinnedMemory::clear() noexcept {

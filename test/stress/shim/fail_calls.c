@@ -1,8 +1,9 @@
 // Preloaded into a process: lets calls that the addon makes of the system fail. SOFTMOE_FAIL_CALLS names a
 // file of four 64-bit numbers that is shared with the program under test: the kind of call (0: none is
 // watched), how many succeed before the first that fails, how many fail then, and how many were made. The
-// addon holds its own copy of the C++ library, so its operator new is a malloc from inside it. Only those of
-// a kilobyte or more fail: Node.js itself ends the process where there is no memory for less.
+// addon holds its own copy of the C++ library, so its operator new is a malloc from inside it. On the threads
+// of the addon each of them fails; on that of JavaScript those of a kilobyte or more: for less the wrappers
+// of Node-API (a call's arguments, an error's text) end the process, as Node.js itself does.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -53,7 +54,7 @@ static int fails(long kind, char* caller) {
 }
 
 void* malloc(size_t bytes) {
-  if (bytes >= 1024 && fails(kMalloc, __builtin_return_address(0))) {
+  if ((bytes >= 1024 || gettid() != getpid()) && fails(kMalloc, __builtin_return_address(0))) {
     errno = ENOMEM;
     return NULL;
   }
