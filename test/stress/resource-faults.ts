@@ -1,6 +1,7 @@
 /**
- * Training where the system refuses memory or threads. Every allocation of the addon is made to fail in turn, once and
- * from there on; real limits of address space and threads are set on processes that then go on.
+ * Training where the system refuses memory or threads, or the driver a call. Every allocation of the addon and every call
+ * of the emulated CUDA driver is made to fail in turn, once and from there on; real limits of address space and threads
+ * are set on processes that then go on.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -36,37 +37,91 @@ function buildShim(folder: string): string | null {
   return null
 }
 
+/** Fails each call of a kind in turn, on a device, and judges what `programs/failing-calls.mjs` says. */
+async function failCalls(
+  device: 'cpu' | 'cuda',
+  kind: string,
+  stride: number,
+  control: string,
+  env: Readonly<Record<string, string>>,
+): Promise<void> {
+  writeFileSync(control, Buffer.alloc(32))
+  const { status, signal, stdout, stderr } = await run(
+    process.execPath,
+    ['--expose-gc', programPath('failing-calls'), packageUrl, device, kind, String(stride)],
+    { env: { SOFTMOE_FAIL_CALLS: control, ...env }, timeoutMs: 3_000_000 },
+  )
+  const what = `${kind} on ${device}`
+  check(
+    status === 0,
+    `the process lives through every failure of ${what}: ${String(signal)} ${stderr.slice(0, 500)}`,
+  )
+  const tasks = stdout
+    .trim()
+    .split('\n')
+    .filter((line) => line.startsWith('{'))
+    .map((line) => JSON.parse(line) as TaskFaults)
+  check(tasks.length === 3, `all tasks are run under ${what}`)
+  for (const { name, calls, faults, refused, unnoticed, wrong } of tasks) {
+    if (calls === 0) continue
+    figure(
+      `  ${what} in ${name}: ${calls} calls, ${faults} faults: ${refused} refused with a code, ${unnoticed} made good, ` +
+        `${wrong.length} wrong`,
+    )
+    check(wrong.length === 0, `${what} in ${name}: ${wrong.slice(0, 5).join('; ')}`)
+  }
+}
+
 export async function failAllocations(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'softmoe-allocations-'))
   const shim = buildShim(folder)
-  if (shim === null) return
-  const control = join(folder, 'control')
-  for (const kind of ['aligned_alloc', 'malloc']) {
-    writeFileSync(control, Buffer.alloc(32))
-    const { status, signal, stdout, stderr } = await run(
-      process.execPath,
-      ['--expose-gc', programPath('failing-calls'), packageUrl, kind, quick ? '7' : '1'],
-      { env: { LD_PRELOAD: shim, SOFTMOE_FAIL_CALLS: control } },
-    )
-    check(
-      status === 0,
-      `the process lives through every failure of ${kind}: ${String(signal)} ${stderr.slice(0, 500)}`,
-    )
-    const tasks = stdout
-      .trim()
-      .split('\n')
-      .filter((line) => line.startsWith('{'))
-      .map((line) => JSON.parse(line) as TaskFaults)
-    check(tasks.length === 3, `all tasks are run under ${kind}`)
-    for (const { name, calls, faults, refused, unnoticed, wrong } of tasks) {
-      if (calls === 0) continue
-      figure(
-        `  ${kind} in ${name}: ${calls} calls, ${faults} faults: ${refused} refused with a code, ${unnoticed} made good, ` +
-          `${wrong.length} wrong`,
-      )
-      check(wrong.length === 0, `${kind} in ${name}: ${wrong.slice(0, 5).join('; ')}`)
-    }
+  if (shim !== null) {
+    for (const kind of ['aligned_alloc', 'malloc'])
+      await failCalls('cpu', kind, quick ? 7 : 1, join(folder, 'control'), { LD_PRELOAD: shim })
   }
+  rmSync(folder, { recursive: true })
+}
+
+/** What lets the package open the emulated GPU; null, with the reason printed, where it cannot. */
+function emulatedGpu(): Readonly<Record<string, string>> | null {
+  const built = spawnSync(
+    process.execPath,
+    [resolve(import.meta.dirname, '../../scripts/build-emulator.cjs')],
+    {
+      encoding: 'utf8',
+    },
+  )
+  if (built.status !== 0) {
+    figure(`  skipped: the emulated driver could not be built: ${built.stderr.slice(-500)}`)
+    return null
+  }
+  const env = {
+    SOFTMOE_CUDA_DRIVER: built.stdout.trim().split('\n').at(-1) ?? '',
+    // What they look for is found by the tests of the kernels.
+    SOFTMOE_EMULATOR_CHECKS: 'none',
+  }
+  const opens = `import { openDevice } from ${JSON.stringify(packageUrl)}; openDevice('cuda')`
+  const opened = spawnSync(process.execPath, ['--input-type=module', '-e', opens], {
+    env: { ...process.env, ...env },
+    encoding: 'utf8',
+  })
+  if (opened.status === 0) return env
+  const reason = /SoftMoEError.*/.exec(opened.stderr)?.[0] ?? opened.stderr
+  figure(`  skipped: there is no emulated GPU: ${reason}`)
+  return null
+}
+
+export async function failDriverCalls(): Promise<void> {
+  const gpu = emulatedGpu()
+  if (gpu === null) return
+  const folder = mkdtempSync(join(tmpdir(), 'softmoe-driver-'))
+  const control = join(folder, 'control')
+  await failCalls('cuda', 'driver', quick ? 151 : 1, control, {
+    ...gpu,
+    SOFTMOE_EMULATOR_FAIL_CONTROL: control,
+  })
+  const shim = buildShim(folder)
+  if (shim !== null) await failCalls('cuda', 'malloc', quick ? 61 : 1, control, { ...gpu, LD_PRELOAD: shim })
   rmSync(folder, { recursive: true })
 }
 

@@ -15,7 +15,7 @@ cuda::CUresult CallLedger::count(const char* name, const char* category) {
                      (category && fault.name == category && fault.nth == ofCategory);
     if (hit) return fault.code;
   }
-  return cuda::CUDA_SUCCESS;
+  return control_.count();
 }
 
 std::uint64_t CallLedger::total() const {

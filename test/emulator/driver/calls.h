@@ -8,13 +8,15 @@
 #include <vector>
 
 #include "cuda_types.h"
+#include "fault_control.h"
 #include "settings.h"
 
 namespace softmoe::emulator {
 
 class CallLedger {
  public:
-  explicit CallLedger(std::vector<Fault> faults) : faults_(std::move(faults)) {}
+  CallLedger(std::vector<Fault> faults, const std::string& control)
+      : faults_(std::move(faults)), control_(control) {}
 
   // Counts one call of `name`, in `category` ("alloc", "launch" or none) too; CUDA_SUCCESS, or the code this
   // call shall fail with.
@@ -25,6 +27,7 @@ class CallLedger {
 
  private:
   const std::vector<Fault> faults_;
+  const FaultControl control_;
   mutable std::mutex mutex_;
   std::uint64_t total_ = 0;
   std::map<std::string, std::uint64_t> functions_;

@@ -56,7 +56,7 @@ void Driver::reset() {
 
 Driver::Driver(Settings chosen)
     : settings(std::move(chosen)),
-      calls(settings.faults),
+      calls(settings.faults, settings.faultControl),
       reports(settings.reports),
       counters(settings.counters),
       executor(settings.execution, mutex) {}

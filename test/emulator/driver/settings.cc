@@ -108,6 +108,7 @@ Settings Settings::fromEnvironment() {
   place("COUNTERS", settings.counters);
   place("LEAKS", settings.leaks);
   place("CALLS", settings.calls);
+  place("FAIL_CONTROL", settings.faultControl);
   settings.faults = parseFaults(variable("FAIL"));
   return settings;
 }

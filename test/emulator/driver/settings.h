@@ -22,6 +22,8 @@
 //                                        `launch` (any kernel launch) or `*` (any driver call). N counts
 //                                        from 1. A CODE from 700 to 719 also stays: every later call fails
 //                                        with it.
+//   SOFTMOE_EMULATOR_FAIL_CONTROL=       a file by which the program under test chooses the calls that
+//                                        fail while it runs; see fault_control.h
 #pragma once
 
 #include <cstddef>
@@ -65,6 +67,7 @@ struct Settings {
   std::string leaks = "off";
   std::string calls = "off";
   std::vector<Fault> faults;
+  std::string faultControl;
 
   // Throws std::invalid_argument with one sentence on a value that means nothing.
   static Settings fromEnvironment();

@@ -1,13 +1,17 @@
-// Runs under the shim of fail_calls.c: fails each allocation of the addon in turn, for a forward pass, a training step
-// and a checkpoint, and looks at what comes of it. failing-calls.mjs URL KIND STRIDE; prints one JSON object a task.
+// Fails each allocation of the addon (under the shim of fail_calls.c) or each call of the emulated CUDA driver in turn,
+// for a forward pass, a training step and a checkpoint, and looks at what comes of it. failing-calls.mjs URL DEVICE KIND STRIDE,
+// with the file that is shared with the shim or the driver in SOFTMOE_FAIL_CALLS; prints one JSON object a task.
 import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import process from 'node:process'
 import { setImmediate } from 'node:timers'
 
-const [url, kindName, strideText] = process.argv.slice(2)
-const KINDS = { aligned_alloc: 1, malloc: 2 }
+const [url, deviceName, kindName, strideText] = process.argv.slice(2)
+const CUDA_ERROR_UNKNOWN = 999
+const KINDS = { aligned_alloc: 1, malloc: 2, driver: CUDA_ERROR_UNKNOWN }
+const CODES =
+  kindName === 'driver' ? ['ERR_DRIVER', 'ERR_FILE_WRITE'] : ['ERR_OUT_OF_MEMORY', 'ERR_NON_FINITE']
 const stride = Number(strideText)
 const {
   AdamW,
@@ -20,7 +24,7 @@ const {
   SoftMoEError,
   VisionTransformer,
 } = await import(url)
-const device = openDevice('cpu')
+const device = openDevice(deviceName)
 
 const control = openSync(process.env.SOFTMOE_FAIL_CALLS, 'r+')
 const watch = (kind, before, failing) =>
@@ -110,7 +114,7 @@ for (const [name, task] of Object.entries(tasks)) {
     for (let before = 0; before < wanted.calls; before += stride) {
       const { text, error } = await attempt(task, kind, before, failing)
       result.faults += 1
-      const told = SoftMoEError.is(error) && ['ERR_OUT_OF_MEMORY', 'ERR_NON_FINITE'].includes(error.code)
+      const told = SoftMoEError.is(error) && CODES.includes(error.code)
       if (told) result.refused += 1
       else if (error === undefined && text === wanted.text) result.unnoticed += 1
       else
