@@ -33,7 +33,10 @@ const SANITIZERS = {
     tests: quick ? LIFETIMES : [...LIFETIMES, ...PROCESSES, ...INPUTS, ...OPERATIONS],
     options: (reports, underNode) => ({
       // V8 never gives its memory back at the end. The native tests have no such excuse.
-      ASAN_OPTIONS: `log_path=${reports}:detect_leaks=${underNode ? 0 : 1}:halt_on_error=1:abort_on_error=0`,
+      ASAN_OPTIONS:
+        `log_path=${reports}:detect_leaks=${underNode ? 0 : 1}:halt_on_error=1:abort_on_error=0` +
+        // Tests that take the memory away expect what the C library would do.
+        ':allocator_may_return_null=1',
       UBSAN_OPTIONS: `log_path=${reports}:print_stacktrace=1:halt_on_error=1`,
     }),
   },
