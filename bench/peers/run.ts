@@ -1,6 +1,6 @@
 /** A row with its peers: each in turns with ours. */
 import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Device } from '../../lib/index.js'
 import { peerResult, type PeerResult, type SkippedPeer } from '../rows.js'
@@ -15,6 +15,11 @@ export class PeerRuns {
 
   constructor(peers: readonly Peer[]) {
     this.#peers = peers
+    process.once('exit', () => this.close())
+    // A signal without a handler ends the process without its event `exit`.
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+      process.once(signal, () => process.exit(128 + constants.signals[signal]))
+    }
   }
 
   /** @returns our times in all rounds, and what each peer took */
