@@ -90,19 +90,30 @@ function buildByCmake() {
   return null
 }
 
+/** Lays the headers of a dependency out as node-gyp wants them; those of Node.js it would download. */
+function layOutHeaders(source, folder) {
+  const target = path.join(folder, 'include', 'node')
+  const settings = { target_defaults: { default_configuration: 'Release', configurations: { Release: {} } } }
+  fs.cpSync(source, target, { recursive: true })
+  fs.writeFileSync(path.join(target, 'common.gypi'), JSON.stringify(settings))
+}
+
 /** Returns why it failed, or null. */
 function buildByNodeGyp(reasonsSoFar) {
   const fromNpm = process.env.npm_config_node_gyp
   const nodeGyp = fromNpm && fs.existsSync(fromNpm) ? fromNpm : resolveOrNull('node-gyp/bin/node-gyp.js')
   if (!nodeGyp) return 'node-gyp: not found (npm and pnpm bring one; run this through them)'
-  // Headers beside the node executable spare node-gyp a download.
-  const prefix = path.join(path.dirname(process.execPath), '..')
-  const args = [nodeGyp, 'rebuild']
-  if (!process.env.npm_config_nodedir && fs.existsSync(path.join(prefix, 'include', 'node', 'node_api.h'))) {
-    args.push(`--nodedir=${prefix}`)
-  }
-  if (!run(process.execPath, args, { JOBS: process.env.JOBS ?? 'max' })) {
-    return 'node-gyp: the build failed, see above'
+  const headers = resolveOrNull('node-api-headers')
+  if (!headers) return 'node-gyp: the package node-api-headers is not installed'
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'softmoe-headers-'))
+  try {
+    layOutHeaders(require(headers).include_dir, folder)
+    const args = [nodeGyp, 'rebuild', '--force-process-config', `--nodedir=${folder}`]
+    if (!run(process.execPath, args, { JOBS: process.env.JOBS ?? 'max' })) {
+      return 'node-gyp: the build failed, see above'
+    }
+  } finally {
+    fs.rmSync(folder, { recursive: true, force: true })
   }
   const result = tryToLoad({ prebuiltOnly: false })
   if (!result.loads) return `node-gyp: the addon was built but does not load: ${result.reason}`

@@ -59,7 +59,9 @@ beforeEach(() => {
   mkdirSync(join(root, 'scripts'))
   copyFileSync(join(repository, 'scripts/install.cjs'), join(root, 'scripts/install.cjs'))
   mkdirSync(join(root, 'node_modules'))
-  symlinkSync(join(repository, 'node_modules/node-gyp-build'), join(root, 'node_modules/node-gyp-build'))
+  for (const name of ['node-gyp-build', 'node-api-headers']) {
+    symlinkSync(join(repository, 'node_modules', name), join(root, 'node_modules', name))
+  }
 })
 
 afterEach(() => {
