@@ -1,11 +1,13 @@
 /** All rows of the benchmark, and which of them a run takes. */
 import type { FloatDType } from '../lib/index.js'
+import { WEIGHT_FORMATS } from '../lib/ops/frozen-experts.js'
 import { type BackboneName, type Pass, slotsLikeTokens } from './backbones.js'
 import {
   type BenchCase,
   type CaseOptions,
   denseMlp,
   type Extent,
+  frozenSoftMoe,
   GROUPS,
   idOf,
   softMoe,
@@ -50,6 +52,15 @@ function layers(base: CaseOptions, alone: boolean): readonly BenchCase[] {
         softMoe('layers', backbone, ONE_SLOT, { ...options, extent: extentOf(usual && small) }),
       ]
     }),
+  )
+}
+
+/** The Soft MoE layer with frozen weights, in turns with the plain one: the shapes that weight bytes bound. */
+function frozen(base: CaseOptions): readonly BenchCase[] {
+  return (['S/16', 'B/16'] as const).flatMap((backbone) =>
+    [1, 8].flatMap((batch) =>
+      WEIGHT_FORMATS.map((format) => frozenSoftMoe(backbone, ONE_SLOT, format, { ...base, batch })),
+    ),
   )
 }
 
@@ -114,7 +125,13 @@ export function allCases(dtypes: readonly FloatDType[], threads: readonly number
       parts.push(...sparseParts(slotsLikeTokens('S/16').numExperts, forward))
       const others = alone
         ? []
-        : [...sweep, ...models, ...parts, ...PASSES.flatMap((pass) => peers({ ...forward, pass }))]
+        : [
+            ...(dtype === 'float32' ? frozen(forward) : []),
+            ...sweep,
+            ...models,
+            ...parts,
+            ...PASSES.flatMap((pass) => peers({ ...forward, pass })),
+          ]
       return [...lists, ...others]
     }),
   )

@@ -16,6 +16,7 @@ import {
   Tape,
   type Tensor,
   tokensChoice,
+  type WeightFormat,
 } from '../lib/index.js'
 import { BACKBONES, type BackboneName, type ExpertShape, type Pass } from './backbones.js'
 import type { Problem } from './peers/problem.js'
@@ -42,6 +43,8 @@ export interface BenchCase {
   readonly family: string
   readonly pass: Pass
   readonly dtype: FloatDType
+  /** Format of frozen weights, or null: those that are trained. */
+  readonly weights: WeightFormat | null
   readonly threads: number
   readonly extent: Extent
   readonly shape: Readonly<Record<string, number>>
@@ -70,7 +73,7 @@ export function idOf({ group, name, pass, dtype, threads }: BenchCase): string {
   return `${group}: ${name}, ${pass}, ${dtype}, ${threads} ${threads === 1 ? 'thread' : 'threads'}`
 }
 
-export const bytesOf = (dtype: FloatDType): number => (dtype === 'bfloat16' ? 2 : 4)
+export const bytesOf = (format: WeightFormat): number => ({ float32: 4, bfloat16: 2, int8: 1 })[format]
 
 /**
  * Bytes of weights that a pass moves: the backward reads them once more and writes a float32 gradient for each.
@@ -137,6 +140,7 @@ interface LayerCase {
   readonly rows: number
   readonly shape?: Readonly<Record<string, number>>
   readonly problem?: Problem
+  readonly weights?: WeightFormat
   readonly make: (device: Device) => Layer
 }
 
@@ -144,6 +148,7 @@ export function layerCase(layer: LayerCase, options: CaseOptions): BenchCase {
   const { dtype, batch, pass, threads, extent } = options
   const { dim, hiddenDim, tokens } = layer.sizes
   const { parameters, flops } = layer.cost
+  const { weights = null } = layer
   const kept = pass === 'forward' ? 1 : 3
   const activations = 4 * batch * (kept * layer.rows * (hiddenDim + dim) + 4 * tokens * dim)
   return {
@@ -152,12 +157,16 @@ export function layerCase(layer: LayerCase, options: CaseOptions): BenchCase {
     family: `${layer.family} B=${batch}, ${pass}, ${dtype}, ${threads}`,
     pass,
     dtype,
+    weights,
     threads,
     extent,
     shape: { batch, tokens, dim, hiddenDim, ...layer.shape },
     flops: passFlops(batch * flops, pass),
-    bytes: weightTraffic(parameters, dtype, pass),
-    memoryBytes: weightMemory(parameters, dtype, pass) + activations,
+    bytes: weights === null ? weightTraffic(parameters, dtype, pass) : parameters * bytesOf(weights),
+    memoryBytes:
+      weightMemory(parameters, dtype, pass) +
+      (weights === null ? 0 : parameters * bytesOf(weights)) +
+      activations,
     problem: layer.problem ?? null,
     prepare: (device) => prepareLayer(device, layer.make(device), [batch, tokens, dim], options),
   }
@@ -206,6 +215,35 @@ export function softMoe(
       shape: { numExperts, slotsPerExpert },
       problem: { backbone, experts, ...options },
       make: (device) => new SoftMoE({ dim, hiddenDim, ...experts }, { device, dtype }),
+    },
+    options,
+  )
+}
+
+/** The Soft MoE layer with frozen weights, float32 around them. */
+export function frozenSoftMoe(
+  backbone: BackboneName,
+  experts: ExpertShape,
+  weights: WeightFormat,
+  options: CaseOptions,
+): BenchCase {
+  const sizes = BACKBONES[backbone]
+  const { dim, hiddenDim } = sizes
+  return layerCase(
+    {
+      group: 'layers',
+      name: `Soft MoE ${experts.numExperts}x${experts.slotsPerExpert} ${backbone} ${weights} frozen`,
+      family: `soft ${backbone}`,
+      cost: softMoeCost({ ...sizes, ...experts }),
+      sizes,
+      rows: experts.numExperts * experts.slotsPerExpert,
+      shape: { ...experts },
+      weights,
+      make: (device) => {
+        const layer = new SoftMoE({ dim, hiddenDim, ...experts }, { device })
+        layer.experts.freeze({ format: weights, keepMasters: false })
+        return layer
+      },
     },
     options,
   )

@@ -11,8 +11,10 @@ export function readLimits(output: string): Limits | null {
   const bandwidth = Math.max(...numbers(/^read, .*?([\d.]+) GB\/s/gm))
   if (float32 === undefined || !Number.isFinite(bandwidth)) return null
   const pairs = numbers(/^peak bfloat16 dot pairs\s+([\d.]+) GFLOP/gm)
+  const quads = numbers(/^peak int8 dot quads\s+([\d.]+) GFLOP/gm)
   const tiles = numbers(/^peak bfloat16 tiles loaded from L1\s+([\d.]+) GFLOP/gm)
-  return { float32, bfloat16: Math.max(float32, ...pairs, ...tiles), bandwidth }
+  const bfloat16 = Math.max(float32, ...pairs, ...tiles)
+  return { float32, bfloat16, int8: Math.max(float32, ...quads), bandwidth }
 }
 
 /** Measures with some threads; null, with the reason on stderr, where the native benchmark cannot be built. */

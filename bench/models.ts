@@ -72,6 +72,7 @@ export function modelCase(kind: 'dense' | 'soft', options: CaseOptions): BenchCa
     family: `models B=${batch}, ${pass}, ${dtype}, ${threads}`,
     pass,
     dtype,
+    weights: null,
     threads,
     extent,
     shape: { batch, tokens, dim, ...(kind === 'soft' && { numExperts, slotsPerExpert }) },

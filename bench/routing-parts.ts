@@ -44,6 +44,7 @@ function partCase(
     family: `parts ${part.name} B=${batch}, ${dtype}, ${threads}`,
     pass: 'forward',
     dtype,
+    weights: null,
     threads,
     extent,
     shape: { batch, tokens, dim, ...part.shape },

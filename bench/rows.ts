@@ -1,5 +1,5 @@
 /** One row of the results, and how its numbers follow from the times. */
-import type { FloatDType } from '../lib/index.js'
+import type { FloatDType, WeightFormat } from '../lib/index.js'
 import type { Pass } from './backbones.js'
 import type { BenchCase, Group } from './cases.js'
 import type { PeerTimes } from './peers/compare.js'
@@ -10,6 +10,8 @@ export interface Limits {
   readonly float32: number
   /** GFLOP/s; with AMX, of tiles that are loaded from the first-level cache. */
   readonly bfloat16: number
+  /** 10^9 operations a second, of 8-bit products. */
+  readonly int8: number
   /** GB/s of reads. */
   readonly bandwidth: number
 }
@@ -47,6 +49,8 @@ export interface Row {
   readonly device: string
   readonly pass: Pass
   readonly dtype: FloatDType
+  /** Format of frozen weights, or null: those that are trained. */
+  readonly weights: WeightFormat | null
   readonly threads: number
   readonly shape: Readonly<Record<string, number>>
   readonly runs: number
@@ -81,10 +85,10 @@ export function spreadOf(times: readonly number[]): { medianMs: number; p10Ms: n
 
 /** The least time that the machine's peak and bandwidth allow, in milliseconds. */
 export function floorOf(
-  { flops, bytes, dtype }: Pick<BenchCase, 'flops' | 'bytes' | 'dtype'>,
+  { flops, bytes, dtype, weights }: Pick<BenchCase, 'flops' | 'bytes' | 'dtype' | 'weights'>,
   limits: Limits,
 ): number {
-  return 1e-6 * Math.max(flops / limits[dtype], bytes / limits.bandwidth)
+  return 1e-6 * Math.max(flops / limits[weights ?? dtype], bytes / limits.bandwidth)
 }
 
 /** The result of a peer beside ours of the same rounds. */
@@ -100,7 +104,7 @@ export function rowOf(
   limits: Limits | null,
   peers: Row['peers'] = [],
 ): Row {
-  const { group, name, pass, dtype, threads, shape, flops, bytes } = benchCase
+  const { group, name, pass, dtype, weights, threads, shape, flops, bytes } = benchCase
   const spread = spreadOf(times)
   const floorMs = limits === null ? null : floorOf(benchCase, limits)
   return {
@@ -109,6 +113,7 @@ export function rowOf(
     device: 'cpu',
     pass,
     dtype,
+    weights,
     threads,
     shape,
     runs: times.length,

@@ -15,8 +15,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT CMAKE_OSX_ARC
   foreach(isa_and_target
       "avx2=avx2,fma,f16c,bmi,bmi2"
       "avx512=avx512f,avx512bw,avx512dq,avx512vl"
-      "avx512bf16=avx512f,avx512bf16"
-      "amx=amx-tile,amx-bf16")
+      "avx512bf16=avx512f,avx512bf16,avx512vnni"
+      "amx=amx-tile,amx-bf16,amx-int8")
     string(REGEX MATCH "^([^=]+)=(.*)$" matched "${isa_and_target}")
     set(isa ${CMAKE_MATCH_1})
     check_cxx_source_compiles(

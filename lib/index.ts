@@ -7,6 +7,7 @@ export type {
   RoutingPriority,
   RoutingSide,
   RoutingWeights,
+  WeightFormat,
 } from './native.js'
 export { capture, CapturedFunction } from './core/capture.js'
 export { Device, openDevice, setThreads } from './core/device.js'
@@ -36,7 +37,7 @@ export type { MultiHeadAttentionOptions } from './layers/attention.js'
 export { EncoderBlock } from './layers/encoder-block.js'
 export type { EncoderBlockOptions } from './layers/encoder-block.js'
 export { Experts, Mlp } from './layers/experts.js'
-export type { ExpertsLayerOptions, MlpOptions } from './layers/experts.js'
+export type { ExpertsLayerOptions, FreezeOptions, MlpOptions } from './layers/experts.js'
 export * from './layers/initializers.js'
 export { LayerNorm } from './layers/layer-norm.js'
 export type { LayerNormOptions } from './layers/layer-norm.js'
@@ -118,7 +119,7 @@ export type { FewShotOptions } from './training/few-shot.js'
 export { train } from './training/fit.js'
 export type { RunStart, TrainHooks, TrainResult } from './training/fit.js'
 export { loadModel } from './training/load-model.js'
-export type { TrainedModel } from './training/load-model.js'
+export type { LoadModelOptions, TrainedModel } from './training/load-model.js'
 export { MetricsWriter, readMetrics } from './training/metrics.js'
 export type {
   EvalRecord,

@@ -40,6 +40,8 @@ export type RoutingSide = 'dispatch' | 'combine'
 export type RoutingPriority = 'none' | 'max' | 'sum'
 export type RouterLossKind = 'importance' | 'load' | 'gshard' | 'z'
 export type CrossEntropyKind = 'softmax' | 'sigmoid'
+/** How frozen weights are stored. */
+export type WeightFormat = 'float32' | 'bfloat16' | 'int8'
 
 /** Operands of soft weights; see native/ops/soft_routing.h. */
 export interface NativeSoftRouting {
@@ -164,6 +166,19 @@ export interface NativeAddon {
     dropoutRate: number,
     key: RandomKey,
   ): [T, T, T, T, T]
+  freezeExperts(w1: T, b1: T, w2: T, b2: T, format: WeightFormat): T
+  frozenExperts(
+    x: T,
+    offsets: Optional,
+    gather: Optional,
+    frozen: T,
+    format: WeightFormat,
+    numExperts: number,
+    dim: number,
+    hidden: number,
+    out: number,
+    activation: Activation,
+  ): T
 
   layerNorm(
     x: T,

@@ -111,6 +111,21 @@ __attribute__((target("avx512f,avx512bf16"))) void multiply_add_pairs(long count
   }
 }
 
+__attribute__((target("avx512f,avx512vnni"))) void multiply_add_quads(long count) {
+  constexpr int kSums = 24;
+  __m512i sums[kSums];
+#pragma GCC unroll 24
+  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_epi32(i);
+  const __m512i a = _mm512_set1_epi8(1);
+  for (long n = 0; n < count; ++n) {
+#pragma GCC unroll 24
+    for (int i = 0; i < kSums; ++i) {
+      sums[i] = _mm512_dpbusd_epi32(sums[i], a, a);
+      asm volatile("" : "+v"(sums[i]));
+    }
+  }
+}
+
 // A tile register holds 16 rows of 64 bytes; TDPBF16PS multiplies 16x32 by 32x16.
 constexpr std::size_t kTileBytes = 1024, kRowBytes = 64;
 constexpr double kTileFlops = 2.0 * 16 * 16 * 32;
@@ -178,6 +193,7 @@ void print_limits([[maybe_unused]] int threads) {
     print_peak("float32 FMA", threads, 2.0 * avx2::kSums * avx2::kLanes, avx2::multiply_add);
   }
   if (has("avx512bf16")) print_peak("bfloat16 dot pairs", threads, 24.0 * 64, multiply_add_pairs);
+  if (has("avx512bf16")) print_peak("int8 dot quads", threads, 24.0 * 128, multiply_add_quads);
   if (has("amx")) {
     print_peak("bfloat16 tiles in registers", threads, 4 * kTileFlops, multiply_tiles_in_registers);
     print_peak("bfloat16 tiles loaded from L1", threads, 4 * kTileFlops, multiply_loaded_tiles);

@@ -7,6 +7,7 @@ import { nonEmpty, oneOf, realNumber, wholeNumber, type ValueParser } from './va
 
 const DEVICES = ['auto', 'cpu', 'cuda'] as const
 const PRECISIONS = ['float32', 'bfloat16'] as const
+const WEIGHTS = ['float32', 'bfloat16', 'int8'] as const
 const MAX_SEED = Number.MAX_SAFE_INTEGER
 
 /** What every command that runs a model is told. */
@@ -15,6 +16,12 @@ export interface DeviceOptions {
   readonly device: (typeof DEVICES)[number]
   /** Threads of the CPU backend; undefined: one a core. */
   readonly threads?: number
+}
+
+/** What the commands that use a trained model are told. */
+export interface ModelUseOptions extends DeviceOptions {
+  /** Format that the weights of the experts and MLPs are frozen in; undefined: as they were trained. */
+  readonly weights?: (typeof WEIGHTS)[number]
 }
 
 /** What `softmoe train` is told. */
@@ -57,7 +64,7 @@ export interface TrainCommandOptions extends DeviceOptions {
 }
 
 /** What `softmoe eval` is told. */
-export interface EvalCommandOptions extends DeviceOptions {
+export interface EvalCommandOptions extends ModelUseOptions {
   readonly data?: string
   readonly batchSize: number
   /** Images of each class for few-shot evaluation of the frozen features; undefined: none. */
@@ -66,7 +73,7 @@ export interface EvalCommandOptions extends DeviceOptions {
 }
 
 /** What `softmoe predict` is told. */
-export interface PredictCommandOptions extends DeviceOptions {
+export interface PredictCommandOptions extends ModelUseOptions {
   /** Classes shown for each image. */
   readonly top: number
   readonly json: boolean
@@ -86,6 +93,16 @@ function addDeviceOptions(command: Command): Command {
     .addOption(
       option(`--${CONFIG_OPTION} <file>`, 'JSON file with options; those on the command line win', nonEmpty),
     )
+}
+
+function addWeightsOption(command: Command): Command {
+  return command.addOption(
+    option(
+      `--weights <${WEIGHTS.join('|')}>`,
+      'pack the weights of experts and MLPs in this format first (CPU; default: as they were trained)',
+      oneOf(WEIGHTS),
+    ),
+  )
 }
 
 /**
@@ -229,7 +246,7 @@ export function evalCommand(): Command {
       ),
     )
     .option('--json', 'print JSON', false)
-  return addDeviceOptions(command)
+  return addDeviceOptions(addWeightsOption(command))
 }
 
 /** Makes the command `predict <run> <images…>`. */
@@ -240,5 +257,5 @@ export function predictCommand(): Command {
     .argument('<images...>', 'PNG files; they are resized to the size of the model')
     .addOption(option('--top <classes>', 'classes shown for each image', wholeNumber(1, 1000), 3))
     .option('--json', 'print JSON', false)
-  return addDeviceOptions(command)
+  return addDeviceOptions(addWeightsOption(command))
 }

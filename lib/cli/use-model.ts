@@ -7,7 +7,10 @@ import type { EvalCommandOptions, PredictCommandOptions } from './training-optio
 
 const percent = (share: number): string => `${(100 * share).toFixed(2)} %`
 
-/** Measures a trained model. In a run's folder the result replaces `evaluation.json`, if it is on the run's own data. */
+/**
+ * Measures a trained model. In a run's folder the result replaces `evaluation.json`, if it is of the run's own data and
+ * weights.
+ */
 export async function runEvaluation(
   path: string,
   options: EvalCommandOptions,
@@ -15,7 +18,7 @@ export async function runEvaluation(
 ): Promise<void> {
   const { evaluateRun } = await import('../training/evaluate-run.js')
   const { evaluation, fewShot } = await evaluateRun(path, options)
-  if (options.data === undefined && (await isFolder(path))) {
+  if (options.data === undefined && options.weights === undefined && (await isFolder(path))) {
     const { writeEvaluation } = await import('../training/evaluation.js')
     await writeEvaluation(join(path, 'evaluation.json'), evaluation)
   }
@@ -57,7 +60,7 @@ function evaluationLines(evaluation: Evaluation): string[] {
 export async function runPrediction(
   path: string,
   images: readonly string[],
-  { device, threads, top, json }: PredictCommandOptions,
+  { device, threads, weights, top, json }: PredictCommandOptions,
   terminal: Terminal,
 ): Promise<void> {
   const [{ loadModel }, { classifyFiles }, { setThreads }] = await Promise.all([
@@ -66,7 +69,7 @@ export async function runPrediction(
     import('../core/device.js'),
   ])
   if (threads !== undefined) setThreads(threads)
-  const trained = await loadModel(path, { device })
+  const trained = await loadModel(path, weights === undefined ? { device } : { device, weights })
   try {
     const all = await classifyFiles(trained, images)
     const results = all.map((classes, i) => ({ image: images[i], classes: classes.slice(0, top) }))

@@ -12,6 +12,7 @@
  * | `ERR_NOT_RECORDED` | a gradient was asked of something that no tape recorded |
  * | `ERR_BACKWARD_TWICE` | the tape was already consumed by `backward` |
  * | `ERR_NON_FINITE` | a loss, gradient or parameter is NaN or infinite |
+ * | `ERR_FROZEN` | something that frozen weights cannot do: gradients, dropout, following a changed parameter |
  * | `ERR_FILE_NOT_FOUND` | a file or folder does not exist |
  * | `ERR_FILE_READ` | a file or folder exists but cannot be read |
  * | `ERR_FILE_FORMAT` | a file is truncated, damaged, or of another format |
@@ -36,6 +37,7 @@ export type ErrorCode =
   | 'ERR_NOT_RECORDED'
   | 'ERR_BACKWARD_TWICE'
   | 'ERR_NON_FINITE'
+  | 'ERR_FROZEN'
   | 'ERR_FILE_NOT_FOUND'
   | 'ERR_FILE_READ'
   | 'ERR_FILE_FORMAT'

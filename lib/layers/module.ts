@@ -101,7 +101,7 @@ export abstract class Module {
   /** Number of trained scalars. */
   parameterCount(): number {
     let count = 0
-    for (const [, parameter] of this.namedParameters()) count += parameter.value.size
+    for (const [, parameter] of this.namedParameters()) count += parameter.size
     return count
   }
 
@@ -112,7 +112,8 @@ export abstract class Module {
 
   /** Frees all parameters. The module cannot be used afterwards. */
   dispose(): void {
-    for (const [, parameter] of this.namedParameters()) parameter.dispose()
+    for (const parameter of this.#parameters.values()) parameter.dispose()
+    for (const child of this.#children.values()) child.dispose()
   }
 
   [Symbol.dispose](): void {

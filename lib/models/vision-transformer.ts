@@ -4,7 +4,7 @@ import { withCollector } from '../core/lifetime.js'
 import { noGrad } from '../core/tape.js'
 import type { Tensor } from '../core/tensor.js'
 import { EncoderBlock } from '../layers/encoder-block.js'
-import { Mlp } from '../layers/experts.js'
+import { type FreezeOptions, Mlp, mlpsOf } from '../layers/experts.js'
 import { constant, lecunNormal, normal, zeros } from '../layers/initializers.js'
 import { LayerNorm } from '../layers/layer-norm.js'
 import { Linear } from '../layers/linear.js'
@@ -284,6 +284,25 @@ export class VisionTransformer extends Module {
     return this.encoder.blocks.flatMap((block, i) =>
       block.mlp instanceof MoE ? [{ block: i, layer: block.mlp }] : [],
     )
+  }
+
+  /**
+   * Packs the weights of all experts, and of the dense MLPs (each of them is one expert), once for inference; see
+   * `Experts.freeze`. All other layers stay as they are.
+   *
+   * @example
+   * const { model } = await loadModel('runs/latest', { device: 'cpu' })
+   * model.freezeExperts({ format: 'int8', keepMasters: false })
+   */
+  freezeExperts(options: FreezeOptions): this {
+    for (const mlp of mlpsOf(this)) mlp.freeze(options)
+    return this
+  }
+
+  /** Drops the frozen weights: the model computes with its parameters again. */
+  unfreezeExperts(): this {
+    for (const mlp of mlpsOf(this)) mlp.unfreeze()
+    return this
   }
 
   /** The inputs of each MoE layer for a batch, `[batch, tokens, width]`, for inspection; nothing is recorded. */

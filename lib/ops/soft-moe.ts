@@ -3,10 +3,12 @@
  * backward makes the gradient of the logits of both softmaxes in one pass and adds the routing's share of dx to the
  * dispatch's in place. It keeps logits, log-sum-exps, slots and pre-activations, never a dispatch or combine matrix.
  */
+import { visitTensors } from '../core/lifetime.js'
 import { isRecorded, recordOperation } from '../core/tape.js'
 import { handleOf, type Tensor } from '../core/tensor.js'
 import { native } from '../native.js'
 import type { ExpertsOptions, ExpertWeights } from './experts.js'
+import { FrozenExperts } from './frozen-experts.js'
 import {
   computeSoftLogits,
   nativePlan,
@@ -57,6 +59,7 @@ export function softRoutingPlan(
  * @param x - `[batch, tokens, dim]`
  * @param phi - float32 `[dim, slots]`, slots expert-major
  * @param scaleFactor - float32 tensor of one element
+ * @param weights - of the experts; frozen ones have no gradient, which the caller sees to
  * @returns `[batch, tokens, dim]`
  * @throws `ERR_SHAPE`, `ERR_DTYPE`, `ERR_DEVICE`, `ERR_INVALID_ARGUMENT`
  */
@@ -64,10 +67,13 @@ export function softMoe(
   x: Tensor,
   phi: Tensor,
   scaleFactor: Tensor,
-  weights: ExpertWeights,
+  weights: ExpertWeights | FrozenExperts,
   options: SoftMoEOptions,
   expertOptions: ExpertsOptions = {},
 ): Tensor {
+  if (weights instanceof FrozenExperts) {
+    return frozenSoftMoe(x, phi, scaleFactor, weights, options, expertOptions)
+  }
   const { activation = 'gelu', dropoutRate = 0, key = { seed: 0, stream: 0 } } = expertOptions
   const { w1, b1, w2, b2 } = weights
   const { device } = x
@@ -145,5 +151,24 @@ export function softMoe(
     return [dx, dPhi, dScale, ...dWeights]
   })
   if (!recorded) for (const tensor of kept) tensor?.dispose()
+  return y
+}
+
+function frozenSoftMoe(
+  x: Tensor,
+  phi: Tensor,
+  scaleFactor: Tensor,
+  experts: FrozenExperts,
+  options: SoftMoEOptions,
+  { activation = 'gelu' }: ExpertsOptions,
+): Tensor {
+  const { plan, logits } = softRoutingPlan(x, phi, scaleFactor, options)
+  const operands = nativePlan(plan)
+  const slotsIn = wrap(native.tokensToSlots(operands, 'dispatch', handleOf(x)), x.device)
+  const slotsOut = experts.apply(slotsIn, activation)
+  const y = wrap(native.slotsToTokens(operands, 'combine', slotsOut.handle), x.device)
+  slotsIn.dispose()
+  slotsOut.dispose()
+  if (logits !== null) visitTensors(logits, (tensor) => tensor.dispose())
   return y
 }

@@ -174,7 +174,10 @@ export abstract class Optimizer {
       step: this.#steps,
     })
     native.dispose(gradientScale)
-    for (const { parameter } of ready) parameter.zeroGrad()
+    for (const { parameter } of ready) {
+      parameter.zeroGrad()
+      parameter.markChanged()
+    }
     return new Tensor(norm, this.#device)
   }
 

@@ -86,7 +86,7 @@ export class SoftRouter extends Router {
     return {
       auxiliaryLoss: null,
       apply: (experts: Experts) =>
-        softMoe(x, this.#phi(), this.scale.value, experts.weights(), options, experts.callOptions()),
+        softMoe(x, this.#phi(), this.scale.value, experts.operands(), options, experts.callOptions()),
     }
   }
 

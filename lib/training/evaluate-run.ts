@@ -1,6 +1,7 @@
 /** Evaluates the model of a run on its own data set or another one. */
 import { setThreads, type Device, type DeviceKind } from '../core/device.js'
 import { SoftMoEError } from '../core/errors.js'
+import type { WeightFormat } from '../native.js'
 import { openRunData } from './data-choice.js'
 import { evaluate } from './evaluate.js'
 import type { Evaluation } from './evaluation.js'
@@ -16,6 +17,8 @@ export interface EvaluateRunOptions {
   readonly fewShot?: number
   readonly device?: DeviceKind | Device
   readonly threads?: number
+  /** See `loadModel`. */
+  readonly weights?: WeightFormat
 }
 
 /** What {@link evaluateRun} finds. */
@@ -33,7 +36,10 @@ export interface RunEvaluation {
 export async function evaluateRun(path: string, options: EvaluateRunOptions = {}): Promise<RunEvaluation> {
   const { fewShot: shots, batchSize = 128 } = options
   if (options.threads !== undefined) setThreads(options.threads)
-  const { model, configuration } = await loadModel(path, { device: options.device ?? 'auto' })
+  const { model, configuration } = await loadModel(path, {
+    device: options.device ?? 'auto',
+    ...(options.weights === undefined ? {} : { weights: options.weights }),
+  })
   try {
     const { normalisation, classNames } = configuration
     const data =

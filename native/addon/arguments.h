@@ -119,6 +119,9 @@ SOFTMOE_ENUM_NAMES(Activation, {{"none", Activation::kNone},
                                 {"gelu", Activation::kGeluTanh},
                                 {"gelu-erf", Activation::kGeluErf},
                                 {"tanh", Activation::kTanh}});
+SOFTMOE_ENUM_NAMES(WeightFormat, {{"float32", WeightFormat::kFloat32},
+                                  {"bfloat16", WeightFormat::kBFloat16},
+                                  {"int8", WeightFormat::kInt8}});
 SOFTMOE_ENUM_NAMES(Distribution, {{"uniform", Distribution::kUniform},
                                   {"normal", Distribution::kNormal},
                                   {"truncated-normal", Distribution::kTruncatedNormal}});

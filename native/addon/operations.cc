@@ -5,6 +5,7 @@
 #include "ops/attention.h"
 #include "ops/elementwise.h"
 #include "ops/experts.h"
+#include "ops/frozen_experts.h"
 #include "ops/linear.h"
 #include "ops/loss.h"
 #include "ops/normalization.h"
@@ -56,6 +57,8 @@ constexpr Row kOperations[] = {
     {"linearBackwardWeight", call<&ops::linear_backward_weight>},
     {"experts", call<&ops::experts>},
     {"expertsBackward", call<&ops::experts_backward>},
+    {"freezeExperts", call<&ops::freeze_experts>},
+    {"frozenExperts", call<&ops::frozen_experts>},
     {"layerNorm", call<&ops::layer_norm>},
     {"layerNormBackward", call<&ops::layer_norm_backward>},
     {"l2Normalize", call<&ops::l2_normalize>},

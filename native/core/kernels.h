@@ -5,6 +5,7 @@
 #include "core/kernels/attention.h"
 #include "core/kernels/elementwise.h"
 #include "core/kernels/experts.h"
+#include "core/kernels/frozen_experts.h"
 #include "core/kernels/index_checks.h"
 #include "core/kernels/linear.h"
 #include "core/kernels/loss.h"
@@ -36,6 +37,8 @@
   X(linear, LinearBackwardWeight)              \
   X(experts, ExpertsForward)                   \
   X(experts, ExpertsBackward)                  \
+  X(frozen_experts, FreezeExperts)             \
+  X(frozen_experts, FrozenExpertsForward)      \
   X(normalization, LayerNormForward)           \
   X(normalization, LayerNormBackward)          \
   X(normalization, L2NormalizeForward)         \

@@ -60,17 +60,18 @@ Features detect() {
   if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !has_bits(ecx, kFma | kOsSaves | kF16c)) return features;
   const std::uint64_t saved = saved_registers();
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return features;
-  const std::uint32_t leaf7_ebx = ebx, leaf7_edx = edx;
+  const std::uint32_t leaf7_ebx = ebx, leaf7_ecx = ecx, leaf7_edx = edx;
   constexpr std::uint32_t kBmi1 = bit(3), kAvx2 = bit(5), kBmi2 = bit(8);
   constexpr std::uint32_t kAvx512 = bit(16) | bit(17) | bit(28) | bit(30) | bit(31);  // F, DQ, CD, BW, VL
   constexpr std::uint64_t kYmm = 0x6, kZmm = 0xe6, kTiles = 0x60000;
   features.avx2 = has_bits(leaf7_ebx, kBmi1 | kAvx2 | kBmi2) && has_bits(saved, kYmm);
   features.avx512 = features.avx2 && has_bits(leaf7_ebx, kAvx512) && has_bits(saved, kZmm);
   if (!features.avx512 || !__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return features;
-  features.avx512bf16 = has_bits(eax, bit(5));
-  constexpr std::uint32_t kAmxBf16 = bit(22), kAmxTile = bit(24);
-  features.amx = features.avx512bf16 && has_bits(leaf7_edx, kAmxBf16 | kAmxTile) && has_bits(saved, kTiles) &&
-                 tiles_are_permitted();
+  constexpr std::uint32_t kVnni = bit(11);  // every processor with bfloat16 products has it
+  features.avx512bf16 = has_bits(eax, bit(5)) && has_bits(leaf7_ecx, kVnni);
+  constexpr std::uint32_t kAmxBf16 = bit(22), kAmxTile = bit(24), kAmxInt8 = bit(25);
+  features.amx = features.avx512bf16 && has_bits(leaf7_edx, kAmxBf16 | kAmxTile | kAmxInt8) &&
+                 has_bits(saved, kTiles) && tiles_are_permitted();
   return features;
 }
 #else

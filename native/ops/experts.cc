@@ -1,34 +1,10 @@
 #include "ops/experts.h"
 
-#include "ops/check.h"
-#include "ops/index_checks.h"
+#include "ops/expert_rows.h"
 
 namespace softmoe::ops {
 
 namespace {
-
-struct ExpertShapes {
-  ExpertRows rows;
-  Shape output, hidden;
-  std::int64_t dim = 0, hidden_dim = 0, out = 0;
-  RowListCheck check;                 // of ragged rows
-  std::shared_ptr<IndexProof> proof;  // that they need none
-};
-
-template <class Args>
-void launch_experts(Device& device, const Args& args, const ExpertShapes& shapes) {
-  if (!args.rows.offsets) return device.launch(args);
-  launch_on_rows(device, args, shapes.check, shapes.proof, [](Args& checked, const RowLists& lists) {
-    checked.rows.offsets = lists.expert_offsets.template as<const std::int32_t>();
-    checked.rows.gather = lists.row_token.template as<const std::int32_t>();
-  });
-}
-
-// Whether what is known of the row lists is enough for these experts and tokens.
-bool proves(const IndexProof& proof, const ExpertRows& rows, std::int64_t tokens) {
-  return proof.experts == rows.num_experts && proof.rows <= rows.max_rows &&
-         (!rows.gather || proof.groups * proof.tokens <= tokens);
-}
 
 ExpertShapes check_experts(const Check& check, const char* operation, const Tensor& x,
                            const std::optional<Tensor>& offsets, const std::optional<Tensor>& gather,
@@ -39,46 +15,9 @@ ExpertShapes check_experts(const Check& check, const char* operation, const Tens
   check.same_dtype("w2", w2, "x", x);
   check.rank("w1", w1, 3, "[experts, dim, hidden]");
   check.rank("w2", w2, 3, "[experts, hidden, out]");
-  ExpertShapes shapes;
-  const std::int64_t experts = w1.shape()[0];
-  shapes.dim = w1.shape()[1];
-  shapes.hidden_dim = w1.shape()[2];
-  shapes.out = w2.shape()[2];
-  check.shape("w2", w2, {experts, shapes.hidden_dim, shapes.out}, "[experts, hidden, out]");
-  shapes.rows.num_experts = experts;
-  if (offsets) {
-    check.shape("offsets", *offsets, {experts + 1}, "[experts + 1]");
-    check.dtype("offsets", *offsets, DType::kInt32);
-    check.shape("x", x, {Check::kAny, shapes.dim}, "[tokens, dim]");
-    shapes.rows.offsets = offsets->buffer().as<const std::int32_t>();
-    shapes.rows.max_rows = x.shape()[0];
-    if (gather) {
-      check.rank("gather", *gather, 1, "[max_rows]");
-      check.dtype("gather", *gather, DType::kInt32);
-      shapes.rows.gather = gather->buffer().as<const std::int32_t>();
-      shapes.rows.max_rows = gather->shape()[0];
-    }
-    shapes.check.operation = operation;
-    shapes.check.lists.expert_offsets = offsets->buffer();
-    shapes.check.lists.row_token = buffer(gather);
-    shapes.check.lists.max_rows = shapes.rows.max_rows;
-    shapes.check.experts = experts;
-    shapes.check.tokens = x.shape()[0];
-    shapes.proof =
-        gather ? common_proof({{&*offsets, IndexRole::kExpertOffsets}, {&*gather, IndexRole::kRowToken}})
-               : common_proof({{&*offsets, IndexRole::kExpertOffsets}});
-    if (shapes.proof && !proves(*shapes.proof, shapes.rows, x.shape()[0])) shapes.proof = nullptr;
-    shapes.output = {shapes.rows.max_rows, shapes.out};
-    shapes.hidden = {shapes.rows.max_rows, shapes.hidden_dim};
-  } else {
-    check.that(!gather, "gather was given without offsets; give both for ragged rows");
-    check.shape("x", x, {experts, Check::kAny, shapes.dim}, "[experts, rows, dim]");
-    shapes.rows.rows_per_expert = x.shape()[1];
-    shapes.rows.max_rows = experts * x.shape()[1];
-    shapes.output = {experts, x.shape()[1], shapes.out};
-    shapes.hidden = {experts, x.shape()[1], shapes.hidden_dim};
-  }
-  return shapes;
+  const ExpertExtents extents{w1.shape()[0], w1.shape()[1], w1.shape()[2], w2.shape()[2]};
+  check.shape("w2", w2, {extents.num_experts, extents.hidden, extents.out}, "[experts, hidden, out]");
+  return check_expert_rows(check, operation, x, offsets, gather, extents);
 }
 
 }  // namespace
@@ -91,14 +30,14 @@ std::tuple<Tensor, std::optional<Tensor>> experts(const Tensor& x, const std::op
   const Check check("experts");
   const ExpertShapes shapes = check_experts(check, ExpertsForward::kName, x, offsets, gather, w1, w2);
   check.same_device({&x, &b1, &b2});
-  check.shape("b1", b1, {shapes.rows.num_experts, shapes.hidden_dim}, "[experts, hidden]");
-  check.shape("b2", b2, {shapes.rows.num_experts, shapes.out}, "[experts, out]");
+  check.shape("b1", b1, {shapes.num_experts, shapes.hidden}, "[experts, hidden]");
+  check.shape("b2", b2, {shapes.num_experts, shapes.out}, "[experts, out]");
   check.dtype("b1", b1, DType::kFloat32);
   check.dtype("b2", b2, DType::kFloat32);
   check.probability("dropoutRate", dropout_rate);
-  const Tensor y = Tensor::empty(x.device(), shapes.output, x.dtype());
+  const Tensor y = Tensor::empty(x.device(), shapes.output_shape, x.dtype());
   std::optional<Tensor> pre;
-  if (save_pre) pre = Tensor::empty(x.device(), shapes.hidden, x.dtype());
+  if (save_pre) pre = Tensor::empty(x.device(), shapes.hidden_shape, x.dtype());
   ExpertsForward args;
   args.rows = shapes.rows;
   args.x = x.buffer();
@@ -109,7 +48,7 @@ std::tuple<Tensor, std::optional<Tensor>> experts(const Tensor& x, const std::op
   args.pre = buffer(pre);
   args.y = y.buffer();
   args.dim = shapes.dim;
-  args.hidden = shapes.hidden_dim;
+  args.hidden = shapes.hidden;
   args.out = shapes.out;
   args.activation = activation;
   args.dropout_rate = dropout_rate;
@@ -127,15 +66,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> experts_backward(
   check.same_device({&x, &pre, &dy});
   check.same_dtype("dy", dy, "x", x);
   check.same_dtype("pre", pre, "x", x);
-  check.that(dy.shape() == shapes.output,
-             "dy has shape " + dy.shape().text() + "; wanted " + shapes.output.text());
-  check.that(pre.shape() == shapes.hidden,
-             "pre has shape " + pre.shape().text() + "; wanted " + shapes.hidden.text());
-  const std::int64_t count = shapes.rows.num_experts;
+  check.that(dy.shape() == shapes.output_shape,
+             "dy has shape " + dy.shape().text() + "; wanted " + shapes.output_shape.text());
+  check.that(pre.shape() == shapes.hidden_shape,
+             "pre has shape " + pre.shape().text() + "; wanted " + shapes.hidden_shape.text());
+  const std::int64_t count = shapes.num_experts;
   const Shape dx_shape = offsets ? Shape{shapes.rows.max_rows, shapes.dim} : x.shape();
   const Tensor dx = Tensor::empty(x.device(), dx_shape, x.dtype());
   const Tensor dw1 = Tensor::empty(x.device(), w1.shape(), DType::kFloat32);
-  const Tensor db1 = Tensor::empty(x.device(), {count, shapes.hidden_dim}, DType::kFloat32);
+  const Tensor db1 = Tensor::empty(x.device(), {count, shapes.hidden}, DType::kFloat32);
   const Tensor dw2 = Tensor::empty(x.device(), w2.shape(), DType::kFloat32);
   const Tensor db2 = Tensor::empty(x.device(), {count, shapes.out}, DType::kFloat32);
   ExpertsBackward args;
@@ -151,7 +90,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> experts_backward(
   args.dw2 = dw2.buffer();
   args.db2 = db2.buffer();
   args.dim = shapes.dim;
-  args.hidden = shapes.hidden_dim;
+  args.hidden = shapes.hidden;
   args.out = shapes.out;
   args.activation = activation;
   args.dropout_rate = dropout_rate;

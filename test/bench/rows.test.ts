@@ -8,7 +8,7 @@ import { floorOf, type Limits, peerResult, percentile, type Row, rowOf } from '.
 import { runsOfTurn } from '../../bench/timing.js'
 
 const DTYPES = ['float32', 'bfloat16'] as const
-const LIMITS: Limits = { float32: 100, bfloat16: 200, bandwidth: 10 }
+const LIMITS: Limits = { float32: 100, bfloat16: 200, int8: 400, bandwidth: 10 }
 
 function caseOf(id: RegExp): ReturnType<typeof allCases>[number] {
   const found = allCases(DTYPES, [2, 1]).find((benchCase) => id.test(idOf(benchCase)))
@@ -95,9 +95,10 @@ describe('the numbers of a row', () => {
   })
 
   it('takes the larger of the compute and the memory floor', () => {
-    expect(floorOf({ flops: 1e9, bytes: 1e6, dtype: 'float32' }, LIMITS)).toBeCloseTo(10)
-    expect(floorOf({ flops: 1e9, bytes: 1e6, dtype: 'bfloat16' }, LIMITS)).toBeCloseTo(5)
-    expect(floorOf({ flops: 1e6, bytes: 1e9, dtype: 'float32' }, LIMITS)).toBeCloseTo(100)
+    expect(floorOf({ flops: 1e9, bytes: 1e6, dtype: 'float32', weights: null }, LIMITS)).toBeCloseTo(10)
+    expect(floorOf({ flops: 1e9, bytes: 1e6, dtype: 'bfloat16', weights: null }, LIMITS)).toBeCloseTo(5)
+    expect(floorOf({ flops: 1e6, bytes: 1e9, dtype: 'float32', weights: null }, LIMITS)).toBeCloseTo(100)
+    expect(floorOf({ flops: 1e9, bytes: 1e6, dtype: 'float32', weights: 'int8' }, LIMITS)).toBeCloseTo(2.5)
   })
 
   it('derives rates and the share of the floor from the median', () => {
@@ -143,8 +144,14 @@ describe('the limits', () => {
       'read,  1 streams a thread   22.0 GB/s',
       'read,  4 streams a thread   35.0 GB/s',
     ]
-    expect(readLimits(lines.join('\n'))).toEqual({ float32: 310.5, bfloat16: 4000, bandwidth: 35 })
+    expect(readLimits(lines.join('\n'))).toEqual({
+      float32: 310.5,
+      bfloat16: 4000,
+      int8: 310.5,
+      bandwidth: 35,
+    })
     expect(readLimits(lines.slice(0, 2).concat(lines.slice(4)).join('\n'))?.bfloat16).toBe(310.5)
+    expect(readLimits([...lines, 'peak int8 dot quads   1240.0 GFLOP/s'].join('\n'))?.int8).toBe(1240)
     expect(readLimits('')).toBeNull()
   })
 })

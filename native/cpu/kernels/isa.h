@@ -16,14 +16,15 @@
 #elif defined(SOFTMOE_ISA_AVX512)
 #define SOFTMOE_TARGET "avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512cd"
 #elif defined(SOFTMOE_ISA_AVX512BF16)
-#define SOFTMOE_TARGET "avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16"
-#elif defined(SOFTMOE_ISA_AMX)
 #define SOFTMOE_TARGET \
-  "avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,amx-tile,amx-bf16"
+  "avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,avx512vnni"
+#elif defined(SOFTMOE_ISA_AMX)
+#define SOFTMOE_TARGET                                                                                 \
+  "avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16,avx512vnni,amx-tile," \
+  "amx-bf16,amx-int8"
 #elif !defined(SOFTMOE_ISA_SSE4) && !defined(SOFTMOE_ISA_NEON)
 #error "define SOFTMOE_ISA and SOFTMOE_ISA_<SET>"
 #endif
-
 #if defined(SOFTMOE_TARGET)
 #define SOFTMOE_PRAGMA(text) _Pragma(#text)
 #define SOFTMOE_EXPANDED_PRAGMA(text) SOFTMOE_PRAGMA(text)
