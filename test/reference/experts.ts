@@ -39,10 +39,9 @@ function hiddenBeforeActivation(
   expert: number,
 ): Float64Array {
   const [, dim, hidden] = w1.shape
-  const before = new Float64Array(hidden)
-  for (let u = 0; u < hidden; u++) {
-    before[u] = b1.data[expert * hidden + u]
-    for (let i = 0; i < dim; i++)
+  const before = b1.data.slice(expert * hidden, (expert + 1) * hidden)
+  for (let i = 0; i < dim; i++) {
+    for (let u = 0; u < hidden; u++)
       before[u] += x.data[row * dim + i] * w1.data[(expert * dim + i) * hidden + u]
   }
   return before
@@ -61,13 +60,14 @@ export function raggedExperts(
   const y = zeros(x.shape[0], outputs)
   owners(rowsPerExpert).forEach((expert, row) => {
     const before = hiddenBeforeActivation(x, weights, row, expert)
+    const sums = b2.data.slice(expert * outputs, (expert + 1) * outputs)
+    for (let u = 0; u < hidden; u++) {
+      const kept = hiddenDropout ? hiddenDropout.data[row * hidden + u] : 1
+      const after = activate(activation, before[u]) * kept
+      for (let o = 0; o < outputs; o++) sums[o] += after * w2.data[(expert * hidden + u) * outputs + o]
+    }
     for (let o = 0; o < outputs; o++) {
-      let sum = b2.data[expert * outputs + o]
-      for (let u = 0; u < hidden; u++) {
-        const kept = hiddenDropout ? hiddenDropout.data[row * hidden + u] : 1
-        sum += activate(activation, before[u]) * kept * w2.data[(expert * hidden + u) * outputs + o]
-      }
-      y.data[row * outputs + o] = sum * (outputDropout ? outputDropout.data[row * outputs + o] : 1)
+      y.data[row * outputs + o] = sums[o] * (outputDropout ? outputDropout.data[row * outputs + o] : 1)
     }
   })
   return y
@@ -97,20 +97,24 @@ export function raggedExpertsBackward(
       dOut[o] = dy.data[row * outputs + o] * (outputDropout ? outputDropout.data[row * outputs + o] : 1)
       db2.data[expert * outputs + o] += dOut[o]
     }
+    const dBefore = new Float64Array(hidden)
     for (let u = 0; u < hidden; u++) {
       const kept = hiddenDropout ? hiddenDropout.data[row * hidden + u] : 1
+      const after = activate(activation, before[u]) * kept
       let dHidden = 0
       for (let o = 0; o < outputs; o++) {
         const at = (expert * hidden + u) * outputs + o
-        dw2.data[at] += activate(activation, before[u]) * kept * dOut[o]
+        dw2.data[at] += after * dOut[o]
         dHidden += w2.data[at] * dOut[o]
       }
-      const dBefore = dHidden * kept * activationDerivative(activation, before[u])
-      db1.data[expert * hidden + u] += dBefore
-      for (let i = 0; i < dim; i++) {
+      dBefore[u] = dHidden * kept * activationDerivative(activation, before[u])
+      db1.data[expert * hidden + u] += dBefore[u]
+    }
+    for (let i = 0; i < dim; i++) {
+      for (let u = 0; u < hidden; u++) {
         const at = (expert * dim + i) * hidden + u
-        dw1.data[at] += x.data[row * dim + i] * dBefore
-        dx.data[row * dim + i] += w1.data[at] * dBefore
+        dw1.data[at] += x.data[row * dim + i] * dBefore[u]
+        dx.data[row * dim + i] += w1.data[at] * dBefore[u]
       }
     }
   })

@@ -8,10 +8,10 @@ export function affine(x: Ref, weight: Ref, bias?: Ref): Ref {
   const outputs = weight.shape[1]
   const y = zeros(...x.shape.slice(0, -1), outputs)
   for (let row = 0; row < rows; row++) {
-    for (let o = 0; o < outputs; o++) {
-      let sum = bias ? bias.data[o] : 0
-      for (let i = 0; i < inputs; i++) sum += x.data[row * inputs + i] * weight.data[i * outputs + o]
-      y.data[row * outputs + o] = sum
+    if (bias) y.data.set(bias.data, row * outputs)
+    for (let i = 0; i < inputs; i++) {
+      for (let o = 0; o < outputs; o++)
+        y.data[row * outputs + o] += x.data[row * inputs + i] * weight.data[i * outputs + o]
     }
   }
   return y
@@ -45,13 +45,16 @@ export function linearBackward(
   const dWeight = zeros(inputs, outputs)
   const dBias = zeros(outputs)
   for (let row = 0; row < rows; row++) {
+    const dBefore = new Float64Array(outputs)
     for (let o = 0; o < outputs; o++) {
       const at = row * outputs + o
-      const d = dy.data[at] * activationDerivative(activation, before.data[at])
-      dBias.data[o] += d
-      for (let i = 0; i < inputs; i++) {
-        dWeight.data[i * outputs + o] += x.data[row * inputs + i] * d
-        dx.data[row * inputs + i] += weight.data[i * outputs + o] * d
+      dBefore[o] = dy.data[at] * activationDerivative(activation, before.data[at])
+      dBias.data[o] += dBefore[o]
+    }
+    for (let i = 0; i < inputs; i++) {
+      for (let o = 0; o < outputs; o++) {
+        dWeight.data[i * outputs + o] += x.data[row * inputs + i] * dBefore[o]
+        dx.data[row * inputs + i] += weight.data[i * outputs + o] * dBefore[o]
       }
     }
   }
