@@ -126,7 +126,8 @@ const suite = dryRun
   ? ['test/conformance/linear']
   : ['test/conformance', 'test/core/capture', 'test/cuda/unchecked']
 if (quick) skip('conformance suite', 'quick')
-else step('conformance suite', process.execPath, [...vitest, ...suite], onDevice)
+else
+  step('conformance suite', process.execPath, [...vitest, ...suite], { ...onDevice, SOFTMOE_TEST_WHOLE: '1' })
 for (const tool of ['memcheck', 'racecheck', 'synccheck', 'initcheck']) {
   const checked = ['--tool', tool, '--error-exitcode=1', tests, ...kernelTests]
   step(`native tests under ${tool}`, 'compute-sanitizer', checked, onDevice)
