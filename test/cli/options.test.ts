@@ -191,6 +191,7 @@ describe('the options of eval and predict', () => {
       'runs/a',
       { batchSize: 128, fewShot: 10, json: true, device: 'auto' },
     ])
+    expect((await run('eval', 'runs/a', '--weights', 'int8')).given[1]).toMatchObject({ weights: 'int8' })
     expect((await run('predict', 'runs/a', '1.png', '2.png', '--top', '1')).given).toEqual([
       'runs/a',
       ['1.png', '2.png'],
@@ -202,6 +203,7 @@ describe('the options of eval and predict', () => {
     [['eval'], /missing required argument 'run'/],
     [['predict', 'runs/a'], /missing required argument 'images'/],
     [['predict', 'runs/a', 'x.png', '--top', '0'], /whole number from 1 to 1000/],
+    [['eval', 'runs/a', '--weights', 'int4'], /Give one of float32, bfloat16, int8/],
     [['trian'], /unknown command 'trian'\n\(Did you mean train\?\)/],
   ])('refuse %j', async (args, message) => {
     const { status, error } = await run(...args)

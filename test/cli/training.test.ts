@@ -162,6 +162,16 @@ describe('softmoe train', () => {
     )
     const line = softmoe('predict', run, picture, '--top', '1', '--device', 'cpu')
     expect(line.stdout).toMatch(/picture\.png: 1 [\d.]+ %\n/)
+    const written = readFileSync(join(run, 'evaluation.json'), 'utf8')
+    for (const weights of ['float32', 'bfloat16', 'int8']) {
+      const frozen = ['--weights', weights, '--device', 'cpu']
+      const measured = JSON.parse(softmoe('eval', run, '--json', ...frozen).stdout) as { accuracy: number }
+      expect(Math.abs(measured.accuracy - evaluation.accuracy)).toBeLessThan(0.1)
+      const predicted = softmoe('predict', run, picture, '--top', '1', ...frozen)
+      expect(predicted.stdout).toMatch(/picture\.png: 1 [\d.]+ %\n/)
+    }
+    // What frozen weights give is not the run's own result.
+    expect(readFileSync(join(run, 'evaluation.json'), 'utf8')).toBe(written)
     expect(softmoe('predict', run, join(data, 'model.json')).stderr).toMatch(/is no usable PNG file/)
     expect(softmoe('eval', data).stderr).toMatch(/holds no model and no checkpoint/)
   })

@@ -166,19 +166,21 @@ class RightPanels final : public RightOperand<Format> {
   FrozenPanels<Frozen> panels_;
 };
 
-// Rows of A in a row each, `stride` elements apart.
-template <class Format, class Source>
-typename Format::Element* pack_rows(const Source& source, std::int64_t row, int rows, std::int64_t depth,
-                                    std::int64_t stride, Arena& arena) {
-  auto* packed = arena.take<typename Format::Element>(rows * stride);
+// At most kTileRows rows as frozen products take them.
+template <class Frozen, class Format, class Source>
+FrozenRows<Frozen> pack_rows(const Source& source, std::int64_t row, int rows, std::int64_t depth,
+                             Arena& arena) {
+  constexpr std::int64_t kStep = std::int64_t{kDepthBlock} * Format::kPerElement;
+  const std::int64_t block_stride = rows * kPanelStride;
+  auto* packed = arena.take<typename Format::Element>(ceil_div(depth, kStep) * block_stride + kLanes);
   for (int r = 0; r < rows; ++r) {
     const auto line = source.line(row + r);
     for (std::int64_t k = 0; k < depth; k += kLanes * Format::kPerElement) {
-      store_elements(packed + r * stride + k / Format::kPerElement,
+      store_elements(packed + k / kStep * block_stride + r * kPanelStride + k % kStep / Format::kPerElement,
                      load_along_depth<Format>(line, k, depth - k));
     }
   }
-  return packed;
+  return {packed, block_stride};
 }
 
 // Tiles of AMX sum in an order of their own, which must be that of any number of rows.
@@ -189,6 +191,20 @@ constexpr bool kStreams = std::is_same_v<Frozen, FrozenFloat32>;
 template <class>
 constexpr bool kStreams = true;
 #endif
+
+// Up to this many rows the panels go from memory, and for later groups of rows from the caches, straight to
+// registers; for more it is worth copying them block by block of depth.
+constexpr std::int64_t kMostStreamed = 3 * kTileRows;
+
+// Calls body(first row, height) for groups of at most kTileRows rows, of about equal height.
+template <class Body>
+void for_row_groups(const Block& block, const Body& body) {
+  const std::int64_t count = block.row_end - block.row_begin, groups = ceil_div(count, kTileRows);
+  for (std::int64_t group = 0; group < groups; ++group) {
+    const std::int64_t first = block.row_begin + group * count / groups;
+    body(first, static_cast<int>(block.row_begin + (group + 1) * count / groups - first));
+  }
+}
 
 // finish(expert, row, column, values, count) for every vector of the product of the experts' rows.
 template <class Frozen, class T, class Source, class Finish>
@@ -203,16 +219,16 @@ void multiply_experts(const Source& source, const FrozenMatrix& matrix, const Ex
         const FrozenPanels<Frozen> panels = matrix.panels<Frozen>(expert);
         const std::int64_t count = block.row_end - block.row_begin;
         if constexpr (kStreams<Frozen>) {
-          if (count <= kTileRows && !precise) {
-            const Arena::Frame frame(scratch.worker(worker));
-            const std::int64_t stride = round_up(elements, kLanes) + 16;
-            const auto* left = pack_rows<Format>(source, block.row_begin, static_cast<int>(count), depth,
-                                                 stride, scratch.worker(worker));
-            multiply_frozen<Frozen>(static_cast<int>(count), elements, left, stride, panels,
-                                    block.column_begin, block.column_end,
-                                    [&](int row, std::int64_t column, Vec v, std::int64_t lanes) {
-                                      finish(expert, block.row_begin + row, column, v, lanes);
-                                    });
+          if (count <= kMostStreamed && !precise) {
+            for_row_groups(block, [&](std::int64_t first, int height) {
+              const Arena::Frame frame(scratch.worker(worker));
+              const auto left =
+                  pack_rows<Frozen, Format>(source, first, height, depth, scratch.worker(worker));
+              multiply_frozen<Frozen>(height, elements, left, panels, block.column_begin, block.column_end,
+                                      [&](int row, std::int64_t column, Vec v, std::int64_t lanes) {
+                                        finish(expert, first + row, column, v, lanes);
+                                      });
+            });
             return;
           }
         }
@@ -292,21 +308,16 @@ void multiply_experts(const CodedRows& left, const FrozenMatrix& matrix, const E
       pool, scratch.stream(), rows, matrix.columns, [&](std::int64_t expert, const Block& block, int) {
         const float* scales = matrix.scales + expert * matrix.columns;
         const std::int32_t* sums = matrix.sums + expert * matrix.columns;
-        // Groups of about equal height.
-        const std::int64_t count = block.row_end - block.row_begin, groups = ceil_div(count, kTileRows);
-        for (std::int64_t group = 0; group < groups; ++group) {
-          const std::int64_t first = block.row_begin + group * count / groups;
-          const std::int64_t end = block.row_begin + (group + 1) * count / groups;
+        for_row_groups(block, [&](std::int64_t first, int height) {
           multiply_frozen<FrozenInt8>(
-              static_cast<int>(end - first), elements, left.elements(first), left.element_stride(),
-              matrix.panels<FrozenInt8>(expert), block.column_begin, block.column_end,
-              [&](int r, std::int64_t column, IntVec sum, std::int64_t lanes) {
+              height, elements, left.rows_from(first), matrix.panels<FrozenInt8>(expert), block.column_begin,
+              block.column_end, [&](int r, std::int64_t column, IntVec sum, std::int64_t lanes) {
                 const std::int64_t row = first + r;
                 sum -= left.zeros[row] * load_some_integers(sums + column, lanes);
                 const Vec scale = load_some(scales + column, lanes) * left.scales[row];
                 finish(expert, row, column, __builtin_convertvector(sum, Vec) * scale, lanes);
               });
-        }
+        });
       });
 }
 

@@ -48,20 +48,34 @@ struct FrozenPanels {
   }
 };
 
-// How far ahead of its use memory is asked for.
-constexpr std::int64_t kBytesAhead = 2048;
+// Rows of A in blocks of kDepthBlock elements of depth, [row][kPanelStride] in each.
+template <class Format>
+struct FrozenRows {
+  const typename Format::Element* data;
+  std::int64_t block_stride;
+};
 
-// kRows rows of A, `a_stride` elements apart, times kPanels panels of B from `b` on; what follows `next` is
-// read after them. sums: [kRows][kPanels * kTileVectors].
+// How far ahead of its use memory is asked for: with 2 KiB, eight rows read it at 46 instead of 53 GB/s.
+constexpr std::int64_t kBytesAhead = 8192;
+
+// kRows rows of A times `elements` of kPanels panels of B from `b` on; what follows `next` is read after
+// them. sums: [kRows][kPanels * kTileVectors].
 template <class Format, int kRows, int kPanels>
-void multiply_panels(std::int64_t elements, const typename Format::Element* a, std::int64_t a_stride,
+void multiply_panels(std::int64_t elements, const typename Format::Element* a,
                      const typename Format::Stored* b, std::int64_t panel_stride,
-                     const typename Format::Stored* next, typename Format::Sum* sums) {
+                     const typename Format::Stored* next, typename Format::Sum* sums, bool accumulate) {
   using Stored = typename Format::Stored;
   constexpr int kVectors = kPanels * kTileVectors;
   constexpr std::int64_t kStepBytes = kTileColumns * sizeof(Stored);
   constexpr std::int64_t kStepsAhead = kBytesAhead / kPanels / kStepBytes;
-  typename Format::Sum registers[kRows][kVectors] = {};
+  typename Format::Sum registers[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) {
+      registers[r][v] = accumulate ? sums[r * kVectors + v] : typename Format::Sum{};
+    }
+  }
   const auto step = [&](const Stored* ahead) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
@@ -75,7 +89,7 @@ void multiply_panels(std::int64_t elements, const typename Format::Element* a, s
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
           auto& sum = registers[r][p * kTileVectors + v];
-          sum = Format::multiply_add(sum, a[r * a_stride], right);
+          sum = Format::multiply_add(sum, a[r * kPanelStride], right);
         }
       }
     }
@@ -93,9 +107,8 @@ void multiply_panels(std::int64_t elements, const typename Format::Element* a, s
 }
 
 template <class Format>
-using PanelsFunction = void (*)(std::int64_t, const typename Format::Element*, std::int64_t,
-                                const typename Format::Stored*, std::int64_t, const typename Format::Stored*,
-                                typename Format::Sum*);
+using PanelsFunction = void (*)(std::int64_t, const typename Format::Element*, const typename Format::Stored*,
+                                std::int64_t, const typename Format::Stored*, typename Format::Sum*, bool);
 
 // As many panels as the registers take: 4, 2 or 1.
 constexpr int most_panels(int rows) { return 4 * rows <= kTileRows ? 4 : 2 * rows <= kTileRows ? 2 : 1; }
@@ -110,9 +123,9 @@ inline PanelsFunction<Format> panels_function(int rows, std::index_sequence<kRow
 // At most kTileRows rows times columns [begin, end) of B; `begin` is the first of a panel. Calls finish(row,
 // column, sums, count) for every vector of C, rows counted from 0.
 template <class Format, class Finish>
-void multiply_frozen(int rows, std::int64_t elements, const typename Format::Element* a,
-                     std::int64_t a_stride, const FrozenPanels<Format>& b, std::int64_t begin,
-                     std::int64_t end, const Finish& finish) {
+void multiply_frozen(int rows, std::int64_t elements, const FrozenRows<Format>& a,
+                     const FrozenPanels<Format>& b, std::int64_t begin, std::int64_t end,
+                     const Finish& finish) {
   constexpr auto kRows = std::make_index_sequence<kTileRows>();
   typename Format::Sum sums[kTileRows * kTileVectors];
   for (std::int64_t column = begin; column < end;) {
@@ -122,7 +135,14 @@ void multiply_frozen(int rows, std::int64_t elements, const typename Format::Ele
                           : panels == 2 ? panels_function<Format, 2>(rows, kRows)
                                         : panels_function<Format, 1>(rows, kRows);
     const auto* panel = b.panel(column);
-    function(elements, a, a_stride, panel, b.stride, panel + panels * b.stride, sums);
+    std::int64_t e = 0;
+    do {
+      const std::int64_t here = smaller<std::int64_t>(elements - e, kDepthBlock);
+      const auto* next = e + here < elements ? panel + (e + here) * kTileColumns : panel + panels * b.stride;
+      function(here, a.data + e / kDepthBlock * a.block_stride, panel + e * kTileColumns, b.stride, next,
+               sums, e > 0);
+      e += here;
+    } while (e < elements);
     const int vectors = panels * kTileVectors;
     for (int r = 0; r < rows; ++r) {
       for (int v = 0; v < vectors && column + v * kLanes < end; ++v) {

@@ -88,23 +88,26 @@ inline bool any(IntVec lanes) {
   return found;
 }
 
-// Rows of A as codes.
+// Rows of A as codes, laid out as FrozenRows.
 struct CodedRows {
+  static constexpr std::int64_t kStep =
+      std::int64_t{kDepthBlock} * FrozenInt8::kPerElement;  // codes of a block
+  static constexpr std::int64_t kStride = std::int64_t{kPanelStride} * FrozenInt8::kPerElement;
   FrozenInt8::Code* codes;
-  std::int64_t stride;  // codes from row to row
+  std::int64_t block_stride;  // codes from block to block
   float* scales;
   std::int32_t* zeros;
 
   CodedRows(std::int64_t rows, std::int64_t depth, Arena& arena)
-      : codes(arena.take<FrozenInt8::Code>(rows * (round_up(depth, 64) + 64))),
-        stride(round_up(depth, 64) + 64),
+      : codes(arena.take<FrozenInt8::Code>(ceil_div(depth, kStep) * rows * kStride)),
+        block_stride(rows * kStride),
         scales(arena.take<float>(rows)),
         zeros(arena.take<std::int32_t>(rows)) {}
 
-  const std::uint32_t* elements(std::int64_t row) const {
-    return reinterpret_cast<const std::uint32_t*>(codes + row * stride);
+  FrozenRows<FrozenInt8> rows_from(std::int64_t row) const {
+    return {reinterpret_cast<const std::uint32_t*>(codes + row * kStride),
+            block_stride / FrozenInt8::kPerElement};
   }
-  std::int64_t element_stride() const { return stride / FrozenInt8::kPerElement; }
 
   template <class Line>
   void encode(std::int64_t row, const Line& line, std::int64_t depth) const {
@@ -122,14 +125,14 @@ struct CodedRows {
     if (is_broken || scale < kSmallestScale) scale = 0;
     const float inverse = scale == 0 ? 0 : 1.0f / scale;
     const std::int32_t zero = scale == 0 ? 0 : round_to_integers(splat(below * inverse))[0];
-    FrozenInt8::Code* out = codes + row * stride;
     for (std::int64_t k = 0; k < depth; k += kLanes) {
       IntVec code = round_to_integers(load_line(line, k, depth - k) * inverse) + zero;
       code = code < 0 ? IntVec{} : code;
       code = code > 255 ? IntVec{} + 255 : code;
       typedef FrozenInt8::Code LooseCodes
           __attribute__((vector_size(sizeof(FrozenInt8::Code) * kLanes), aligned(1), may_alias));
-      *reinterpret_cast<LooseCodes*>(out + k) = __builtin_convertvector(code, LooseCodes);
+      FrozenInt8::Code* out = codes + k / kStep * block_stride + row * kStride + k % kStep;
+      *reinterpret_cast<LooseCodes*>(out) = __builtin_convertvector(code, LooseCodes);
     }
     scales[row] = is_broken ? __builtin_nanf("") : scale;
     zeros[row] = zero;
