@@ -21,6 +21,8 @@ export function sincos2d(height: number, width: number, dim: number): Float32Arr
   }
   const quarter = dim / 4
   const embedding = new Float32Array(height * width * dim)
+  // A height of 2^53 is no reason to count to it where there is no width.
+  if (embedding.length === 0) return embedding
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
       const row = (y * width + x) * dim

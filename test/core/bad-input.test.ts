@@ -18,6 +18,7 @@ import {
   reshape,
   scale,
   setThreads,
+  sincos2d,
   slice,
   softmax,
   sum,
@@ -29,6 +30,10 @@ import { native } from '../../lib/native.js'
 import { anything, disposed, expectRefusal, float, narrow, refuse, whole } from '../support/refusal.js'
 import { libraryUrl, runModule } from '../support/child.js'
 import { device } from '../support/tensors.js'
+
+it('a grid of positions without a width is empty, however high', () => {
+  expect(sincos2d(2 ** 53 - 1, 0, 4)).toEqual(new Float32Array())
+})
 
 describe('making tensors', () => {
   refuse([
