@@ -25,9 +25,9 @@ export function requireObject(name: string, value: unknown): void {
   throw new SoftMoEError('ERR_INVALID_ARGUMENT', `${name} is ${given(value)}; wanted an object`)
 }
 
-/** @throws `ERR_INVALID_ARGUMENT` unless `value` is a function */
+/** @throws `ERR_INVALID_ARGUMENT` unless `value` is a function that can be called: a class cannot */
 export function requireFunction(name: string, value: unknown): void {
-  if (typeof value === 'function') return
+  if (typeof value === 'function' && !/^class\b/.test(Function.prototype.toString.call(value))) return
   throw new SoftMoEError('ERR_INVALID_ARGUMENT', `${name} is ${given(value)}; wanted a function`)
 }
 

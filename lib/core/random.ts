@@ -8,6 +8,7 @@
  *     counter = (floor(index / 4) mod 2^32, floor(index / 4) / 2^32, stream, 0)
  *     number `index` of the stream is word `index mod 4` of the block
  */
+import { given } from './arguments.js'
 import { SoftMoEError } from './errors.js'
 
 const MULTIPLIER_0 = 0xd2511f53
@@ -32,7 +33,13 @@ export function streamOf(purpose: keyof typeof RandomPurpose, counter = 0): numb
   if (!Number.isInteger(counter) || counter < 0 || counter >= 2 ** 24) {
     throw new SoftMoEError(
       'ERR_INVALID_ARGUMENT',
-      `the counter of a random stream is ${counter}; give a whole number from 0 to 16777215`,
+      `the counter of a random stream is ${given(counter)}; give a whole number from 0 to 16777215`,
+    )
+  }
+  if (typeof purpose !== 'string' || !Object.hasOwn(RandomPurpose, purpose)) {
+    throw new SoftMoEError(
+      'ERR_INVALID_ARGUMENT',
+      `the purpose of a random stream is ${given(purpose)}; give one of ${Object.keys(RandomPurpose).join(', ')}`,
     )
   }
   return RandomPurpose[purpose] * 2 ** 24 + counter
@@ -91,13 +98,13 @@ export class Random {
     if (!Number.isSafeInteger(seed) || seed < 0) {
       throw new SoftMoEError(
         'ERR_INVALID_ARGUMENT',
-        `the seed is ${seed}; give a whole number from 0 to 2^53 - 1`,
+        `the seed is ${given(seed)}; give a whole number from 0 to 2^53 - 1`,
       )
     }
     if (!Number.isInteger(stream) || stream < 0 || stream >= TWO_32) {
       throw new SoftMoEError(
         'ERR_INVALID_ARGUMENT',
-        `the stream is ${stream}; give a whole number from 0 to 2^32 - 1`,
+        `the stream is ${given(stream)}; give a whole number from 0 to 2^32 - 1`,
       )
     }
     this.#key = [seed % TWO_32, Math.floor(seed / TWO_32)]

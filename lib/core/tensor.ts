@@ -99,23 +99,14 @@ export class Tensor {
 
   /** The only element of a tensor of one element. @throws `ERR_SHAPE` */
   async item(): Promise<number> {
-    this.#requireScalar()
+    requireScalar(this)
     return (await this.data())[0] ?? Number.NaN
   }
 
   /** As `item()`, but blocks the JavaScript thread. @throws `ERR_SHAPE` */
   itemSync(): number {
-    this.#requireScalar()
+    requireScalar(this)
     return this.dataSync()[0] ?? Number.NaN
-  }
-
-  #requireScalar(): void {
-    if (this.size !== 1) {
-      throw new SoftMoEError(
-        'ERR_SHAPE',
-        `item() of a tensor of shape [${this.shape.join(', ')}]; it needs one element: use data()`,
-      )
-    }
   }
 
   /** Frees the memory as soon as queued work no longer needs it. Calling it twice is harmless. */
@@ -160,4 +151,13 @@ export function handleOf(operand: Tensor): TensorHandle {
 /** The handle of an optional operand. */
 export function optionalHandle(operand: Tensor | null | undefined): TensorHandle | null {
   return operand === null || operand === undefined ? null : handleOf(operand)
+}
+
+function requireScalar(tensor: Tensor): void {
+  if (tensor.size !== 1) {
+    throw new SoftMoEError(
+      'ERR_SHAPE',
+      `item() of a tensor of shape [${tensor.shape.join(', ')}]; it needs one element: use data()`,
+    )
+  }
 }

@@ -1,3 +1,4 @@
+import { requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import { RandomSource } from '../core/random-source.js'
 import { noGrad } from '../core/tape.js'
@@ -110,6 +111,7 @@ export interface SparseMoELayerOptions extends ExpertsLayerOptions {
  */
 export class SparseMoE extends MoE<SparseRouter> {
   constructor(options: SparseMoELayerOptions, context: LayerContext = {}) {
+    requireObject('the options of SparseMoE', options)
     const shared = { ...context, random: context.random ?? new RandomSource() }
     super(createSparseRouter(options.router, options, shared), options, shared)
   }

@@ -1,3 +1,4 @@
+import { requireObject, requireString } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import { requireCount } from '../layers/module.js'
 import type { SparseRouterConfig } from '../routers/create-router.js'
@@ -25,6 +26,7 @@ const VMOE_SIZES = {
 } as const satisfies Record<string, Size>
 
 function backbone(sizes: Readonly<Record<string, Size>>, name: string): Backbone {
+  requireString('the name of the model', name)
   const match = /^([A-Za-z]+)\/(\d+)$/.exec(name)
   const size = match === null ? undefined : sizes[match[1] ?? '']
   const patchSize = Number(match?.[2])
@@ -78,6 +80,7 @@ export interface VMoEOptions {
  * @example new VisionTransformer(vmoeConfig('B/16', { numClasses: 1000, blocks: { every: 2 } }))
  */
 export function vmoeConfig(name: string, options: VMoEOptions): VisionTransformerConfig {
+  requireObject('the options of vmoeConfig', options)
   const { numClasses, imageSize = 224, channels = 3, numExperts = 32, imagesPerGroup = 8 } = options
   const { blocks = { lastOdd: 2 }, router = tokensChoice({ k: 2, capacityFactor: 1.05 }) } = options
   requireCount('numClasses', numClasses)

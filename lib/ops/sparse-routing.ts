@@ -156,5 +156,5 @@ export function combineRows(rows: Tensor, rowGate: Tensor, lists: RowLists): Ten
 
 /** Sums the gradients of gathered rows `[maxRows, dim]` into those of their tokens `[groups * tokens, dim]`. */
 export function gatherGradient(lists: RowLists): GatherGradient {
-  return (dRows) => wrap(native.combineRows(dRows.handle, null, nativeLists(lists)), dRows.device)
+  return (dRows) => wrap(native.combineRows(handleOf(dRows), null, nativeLists(lists)), dRows.device)
 }

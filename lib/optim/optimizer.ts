@@ -1,4 +1,4 @@
-import { given, requireObject } from '../core/arguments.js'
+import { given, requireFunction, requireObject } from '../core/arguments.js'
 import type { Device } from '../core/device.js'
 import { SoftMoEError } from '../core/errors.js'
 import { withCollector } from '../core/lifetime.js'
@@ -75,13 +75,8 @@ export abstract class Optimizer {
     }
     const { learningRate, learningRateScale = 1, weightDecay = 0, clipNorm = 0 } = options
     this.#schedule = typeof learningRate === 'number' ? constantRate(learningRate) : learningRate
-    if (typeof this.#schedule !== 'function') {
-      throw new SoftMoEError(
-        'ERR_INVALID_ARGUMENT',
-        `learningRate is ${given(learningRate)}; wanted a number or a schedule`,
-      )
-    }
-    if (!(clipNorm >= 0 && Number.isFinite(clipNorm))) {
+    requireFunction('learningRate, unless it is a number,', this.#schedule)
+    if (!(Number.isFinite(clipNorm) && clipNorm >= 0)) {
       throw new SoftMoEError(
         'ERR_INVALID_ARGUMENT',
         `clipNorm is ${given(clipNorm)}; wanted a finite number of 0 or more`,
@@ -226,7 +221,7 @@ export abstract class Optimizer {
     if (state === undefined) {
       throw new SoftMoEError(
         'ERR_INVALID_ARGUMENT',
-        `the optimiser has no state named '${name}'; see namedState()`,
+        `the optimiser has no state named ${given(name)}; see namedState()`,
       )
     }
     const source = withCollector(null, () => this.#device.tensor(values, state.shape))
@@ -237,7 +232,10 @@ export abstract class Optimizer {
   /** Sets the number of steps done, when a checkpoint is restored. */
   restoreSteps(steps: number): void {
     if (!Number.isInteger(steps) || steps < 0) {
-      throw new SoftMoEError('ERR_INVALID_ARGUMENT', `the number of steps is ${steps}; wanted 0 or more`)
+      throw new SoftMoEError(
+        'ERR_INVALID_ARGUMENT',
+        `the number of steps is ${given(steps)}; wanted 0 or more`,
+      )
     }
     this.#steps = steps
   }

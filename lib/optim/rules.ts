@@ -1,4 +1,4 @@
-import { given, requireArray, requireObject } from '../core/arguments.js'
+import { given, requireArray, requireObject, requireString } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 
 /**
@@ -7,13 +7,34 @@ import { SoftMoEError } from '../core/errors.js'
  */
 export type ByName = number | readonly (readonly [pattern: string | RegExp, value: number])[]
 
+/** The value of the first rule whose pattern matches. */
+function firstMatch(what: string, rules: Exclude<ByName, number>, path: string): number | undefined {
+  requireArray(what, rules)
+  for (const rule of rules) {
+    requireArray(`a rule of ${what}`, rule)
+    const [pattern, value] = rule
+    if (expressionOf(what, pattern).test(path)) return value
+  }
+  return undefined
+}
+
+function expressionOf(what: string, pattern: string | RegExp): RegExp {
+  if (pattern instanceof RegExp) return new RegExp(pattern)
+  requireString(`a pattern of ${what}`, pattern)
+  try {
+    return new RegExp(pattern)
+  } catch (cause) {
+    throw new SoftMoEError(
+      'ERR_INVALID_ARGUMENT',
+      `a pattern of ${what} is ${given(pattern)}, which is no regular expression`,
+      { cause },
+    )
+  }
+}
+
 /** Looks up the value for a path; `otherwise` where no rule matches. @throws `ERR_INVALID_ARGUMENT` */
 export function valueByName(what: string, rules: ByName, path: string, otherwise: number): number {
-  if (typeof rules !== 'number') requireArray(what, rules)
-  const value =
-    typeof rules === 'number'
-      ? rules
-      : (rules.find(([pattern]) => new RegExp(pattern).test(path))?.[1] ?? otherwise)
+  const value = typeof rules === 'number' ? rules : (firstMatch(what, rules, path) ?? otherwise)
   if (!Number.isFinite(value) || value < 0) {
     throw new SoftMoEError(
       'ERR_INVALID_ARGUMENT',

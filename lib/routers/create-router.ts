@@ -1,4 +1,4 @@
-import { requireObject } from '../core/arguments.js'
+import { given, requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import type { LayerContext } from '../layers/module.js'
 import { defaultSlotsPerExpert } from './capacity.js'
@@ -53,7 +53,7 @@ export interface RouterShape {
 function unknownRouter(name: unknown): SoftMoEError {
   return new SoftMoEError(
     'ERR_INVALID_ARGUMENT',
-    `the router is '${String(name)}'; wanted one of ${ROUTER_NAMES.join(', ')}`,
+    `the router is ${given(name)}; wanted one of ${ROUTER_NAMES.join(', ')}`,
   )
 }
 

@@ -1,3 +1,4 @@
+import { requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import type { Tensor } from '../core/tensor.js'
 import { Module } from '../layers/module.js'
@@ -51,6 +52,7 @@ export abstract class Router extends Module {
 
   /** Throws `ERR_INVALID_ARGUMENT` for an option of a call that this router has no use for. */
   protected requireCallOptions(options: RouteOptions): void {
+    requireObject('the options of a call', options)
     const names = Object.keys(options) as (keyof RouteOptions)[]
     const unknown = names.find(
       (name) => options[name] !== undefined && options[name] !== null && !this.callOptions.includes(name),

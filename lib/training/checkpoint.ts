@@ -3,6 +3,7 @@
  * file, for this package and for Python), the optimiser's state under `optimizer/`, and in the metadata everything else
  * that the next step depends on. Files are written beside their target, synced and renamed.
  */
+import { requireFunction, requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import type { RandomState } from '../core/random-source.js'
 import type { Tensor } from '../core/tensor.js'
@@ -43,9 +44,11 @@ function tensorOf(name: string, tensor: Tensor): SafetensorsTensor {
  */
 export async function saveCheckpoint(
   path: string,
-  { model, optimizer }: CheckpointParts,
+  parts: CheckpointParts,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
+  requireParts(parts)
+  const { model, optimizer } = parts
   const tensors = [...model.namedParameters()].map(([name, { value }]) => tensorOf(name, value))
   for (const [name, state] of optimizer?.namedState() ?? []) {
     tensors.push(tensorOf(OPTIMIZER_PREFIX + name, state))
@@ -57,6 +60,17 @@ export async function saveCheckpoint(
     steps: String(optimizer?.steps ?? 0),
     random: JSON.stringify({ seed, draws }),
   })
+}
+
+function requireParts(parts: CheckpointParts): void {
+  requireObject('the parts of a checkpoint', parts)
+  const { model, optimizer } = parts
+  requireObject('the model of a checkpoint', model)
+  requireFunction('namedParameters of the model', Reflect.get(model, 'namedParameters'))
+  if (optimizer !== undefined) {
+    requireObject('the optimizer of a checkpoint', optimizer)
+    requireFunction('namedState of the optimizer', Reflect.get(optimizer, 'namedState'))
+  }
 }
 
 /** Reads what a checkpoint says beside its tensors. @throws (rejects) `ERR_FILE_NOT_FOUND`, `ERR_FILE_FORMAT` */
@@ -107,10 +121,9 @@ function parseRandom(text: string | undefined): RandomState | undefined {
  * @throws (rejects) `ERR_FILE_NOT_FOUND`; `ERR_FILE_FORMAT` for truncated and foreign files; `ERR_CHECKPOINT_MISMATCH`
  * names the tensor and both shapes
  */
-export async function loadCheckpoint(
-  path: string,
-  { model, optimizer }: CheckpointParts,
-): Promise<CheckpointInfo> {
+export async function loadCheckpoint(path: string, parts: CheckpointParts): Promise<CheckpointInfo> {
+  requireParts(parts)
+  const { model, optimizer } = parts
   const file = await SafetensorsFile.open(path)
   try {
     const info = parseInfo(file)

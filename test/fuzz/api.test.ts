@@ -10,6 +10,7 @@ import { expect, it } from 'vitest'
 import * as api from '../../lib/index.js'
 import { CALLS, NOT_CALLED } from './calls.js'
 import { argumentOf, OwnError, Workshop } from './values.js'
+import { Watchdog } from './watchdog.js'
 
 const RUNS = Number(process.env.SOFTMOE_FUZZ_CALLS ?? 3000)
 const SEED = Number(process.env.SOFTMOE_TEST_SEED ?? 20230801)
@@ -48,12 +49,14 @@ it(`${RUNS} calls`, { timeout: 3_000_000 }, async () => {
   await device.synchronize()
   const before = device.memoryUsage()
   const workshop = new Workshop(device)
+  const watchdog = new Watchdog(120_000)
   let done = 0
   let returned = 0
   await fc.assert(
     fc.asyncProperty(calls, async ([name, descriptions]) => {
       const call = CALLS.get(name)
       if (call === undefined) throw new Error(`no call ${name}`)
+      watchdog.watch(`${name} ${fc.stringify(descriptions)}`)
       const values = descriptions.map((description) => workshop.make(description))
       try {
         let result: unknown
@@ -74,6 +77,7 @@ it(`${RUNS} calls`, { timeout: 3_000_000 }, async () => {
     }),
     { numRuns: RUNS, seed: SEED },
   )
+  await watchdog.close()
   await device.synchronize().catch((error: unknown) => judge('synchronize', error))
   expect(Object.fromEntries(problems)).toEqual({})
   for (let i = 0; i < 3 && device.memoryUsage().tensors > before.tensors; i++) {

@@ -222,9 +222,9 @@ export const CALLS: ReadonlyMap<string, Call> = new Map([
   plain('loadCheckpoint', 'text', 'object'),
   plain('loadParameters', 'object', 'text'),
   plain('loadModel', 'text', 'object'),
-  call('Tensor', ['tensor'], (_, [tensor]) => {
+  call('Tensor', ['tensor'], async (_, [tensor]) => {
     if (!(tensor instanceof api.Tensor)) return undefined
-    return [tensor.shape, tensor.dtype, tensor.size, String(tensor), tensor.data(), tensor.dataSync()]
+    return [tensor.shape, tensor.dtype, tensor.size, String(tensor), await tensor.data(), tensor.dataSync()]
   }),
   call('Tensor.item', ['tensor'], (_, [x]) => (x instanceof api.Tensor ? x.item() : undefined)),
   call('Tape', ['tensor', 'tensor'], (_, [x, y]) => {
