@@ -27,6 +27,9 @@ const PROCESSES = ['test/core/processes.test.ts']
 const INPUTS = ['test/core/bad-operands.test.ts', 'test/core/bad-input.test.ts']
 const OPERATIONS = ['test/conformance/']
 
+// Tests that take the memory away expect a null pointer, not a report.
+const AS_THE_C_LIBRARY = ':allocator_may_return_null=1'
+
 const SANITIZERS = {
   address: {
     library: 'libasan.so',
@@ -35,8 +38,7 @@ const SANITIZERS = {
       // V8 never gives its memory back at the end. The native tests have no such excuse.
       ASAN_OPTIONS:
         `log_path=${reports}:detect_leaks=${underNode ? 0 : 1}:halt_on_error=1:abort_on_error=0` +
-        // Tests that take the memory away expect what the C library would do.
-        ':allocator_may_return_null=1',
+        AS_THE_C_LIBRARY,
       UBSAN_OPTIONS: `log_path=${reports}:print_stacktrace=1:halt_on_error=1`,
     }),
   },
@@ -45,7 +47,7 @@ const SANITIZERS = {
     tests: quick ? [] : [...LIFETIMES, ...PROCESSES, 'test/conformance/determinism.test.ts'],
     options: (reports, underNode) => ({
       TSAN_OPTIONS:
-        `log_path=${reports}:halt_on_error=0:exitcode=66:second_deadlock_stack=1` +
+        `log_path=${reports}:halt_on_error=0:exitcode=66:second_deadlock_stack=1${AS_THE_C_LIBRARY}` +
         // Node itself is not built with the sanitizer, so its own synchronisation is unseen.
         (underNode
           ? `:ignore_noninstrumented_modules=1:suppressions=${path.join(suppressions, 'thread.supp')}`
