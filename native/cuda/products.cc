@@ -122,7 +122,12 @@ void column_product(Launcher& launcher, DType dtype, bool b_transposed, ColumnPr
   p.rows_per_split = narrow(kRowsOfSplit);
   const std::string name = std::string("column_product_") + (b_transposed ? "tt_" : "tn_") + name_of(dtype);
   const std::size_t shared = shared_bytes(kColumnProductRows, 128, 3);
+  const bool is_wide = wide_column_product_serves(launcher, dtype, b_transposed, p);
   const auto launch = [&](const ColumnProduct& params) {
+    if (is_wide) {
+      wide_column_product(launcher, params);
+      return;
+    }
     launcher.launch("products_tn", name.c_str(), {tiles * params.splits}, 128, shared, params);
   };
   if (p.splits == 1) {

@@ -1,4 +1,4 @@
-// Launches of the row products of compute capability 9.0 (kernels/wide_products.sm90a.cu).
+// Launches of the products of compute capability 9.0 (kernels/wide_*.sm90a.cu).
 #pragma once
 
 #include "cuda/products.h"
@@ -15,5 +15,13 @@ bool wide_row_product_serves(const Launcher& launcher, DType dtype, const RowPro
 // Groups as for row_product (products.h).
 void wide_row_product(Launcher& launcher, bool b_transposed, const RowProduct& product,
                       const std::int32_t* offsets, std::int64_t max_rows);
+
+// The same for column products, of groups of equal size alone, whose rows are not gathered. A split begins at
+// a multiple of 64 rows.
+bool wide_column_product_serves(const Launcher& launcher, DType dtype, bool b_transposed,
+                                const ColumnProduct& product);
+
+// `product` with everything set but the tiles of rows.
+void wide_column_product(Launcher& launcher, const ColumnProduct& product);
 
 }  // namespace softmoe::cuda

@@ -205,6 +205,32 @@ TEST(cuda_wide_products) {
   check_layer({{136, 136}, 72, 200, 88}, Activation::kGeluTanh, 0);
   check_layer({{257}, 40, 136, 40}, Activation::kGeluErf, 0.3);
   check_layer({{128}, 448, 128, 64}, Activation::kNone, 0);
+  // More rows than the gradients of weights sum at once.
+  check_layer({{2100}, 40, 72, 24}, Activation::kNone, 0);
+}
+
+// y (+)= alpha a^T b in each batch, with the result in bfloat16.
+TEST(cuda_wide_matmul_of_a_transposed) {
+  if (!tests_cuda()) return;
+  const std::int64_t batch = 2, m = 72, n = 136, k = 200;
+  Random random(3);
+  const Values a = random.values(DType::kBFloat16, batch * k * m),
+               b = random.values(DType::kBFloat16, batch * k * n);
+  const Values y = random.values(DType::kBFloat16, batch * m * n);
+  Doubles wanted = y.doubles();
+  for (std::int64_t g = 0; g < batch; ++g)
+    for (std::int64_t r = 0; r < k; ++r)
+      for (std::int64_t i = 0; i < m; ++i)
+        for (std::int64_t j = 0; j < n; ++j)
+          wanted[at((g * m + i) * n + j)] += 0.5 * a[(g * k + r) * m + i] * b[(g * k + r) * n + j];
+  MatMul product;
+  product.a = a.buffer(), product.b = b.buffer(), product.y = y.buffer();
+  product.batch = batch, product.m = m, product.n = n, product.k = k;
+  product.transpose_a = true, product.accumulate = true, product.alpha = 0.5;
+  const std::shared_ptr<cuda::CudaDevice> device = open_device(true);
+  device->launch(product);
+  device->synchronize();
+  CHECK_CLOSE(y, wanted, 1e-2);
 }
 
 TEST(cuda_wide_ragged_products) {
@@ -241,16 +267,16 @@ TEST(cuda_wide_counters) {
   double tensor_work = 0;
   int launches = 0;
   while (std::getline(lines, line)) {
-    if (line.find("\"kernel\":\"wide_row_product_") == std::string::npos) continue;
+    if (line.find("\"kernel\":\"wide_") == std::string::npos) continue;
     ++launches;
     tensor_work += counter(line, "mmaFlops");
     CHECK_EQUAL(counter(line, "localRequests"), 0.0);
     CHECK(counter(line, "tensorCopies") > 0);
     CHECK(counter(line, "sharedWavefronts") <= 1.05 * counter(line, "sharedIdealWavefronts"));
   }
-  // Up and down, and both products backward to the input.
-  CHECK_EQUAL(launches, 4);
-  CHECK_EQUAL(tensor_work, 4 * 2.0 * 2 * 256 * 128 * 256);
+  // Up and down, both products backward to the input and both to the weights.
+  CHECK_EQUAL(launches, 6);
+  CHECK_EQUAL(tensor_work, 6 * 2.0 * 2 * 256 * 128 * 256);
 }
 
 }  // namespace

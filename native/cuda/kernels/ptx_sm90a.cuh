@@ -77,8 +77,9 @@ __device__ __forceinline__ void products_wait() {
 
 // c (+)= a b by the 128 threads of a warpgroup: a [64, 16] and b [16, 128] bfloat16, c [64, 128] float32.
 // Thread t has the elements (16 (t / 32) + t % 32 / 4 + 8 (i / 2 % 2), 8 (i / 4) + 2 (t % 4) + i % 2) in
-// c[i]. Rows of a are contiguous; those of b with `kRowsOfB`, else its columns.
-template <bool kRowsOfB>
+// c[i]. Rows of a are contiguous, with `kColumnsOfA` its columns; those of b with `kRowsOfB`, else its
+// columns.
+template <bool kColumnsOfA, bool kRowsOfB>
 __device__ __forceinline__ void multiply_m64n128k16(float (&c)[64], std::uint64_t a, std::uint64_t b,
                                                     bool add) {
 #define SOFTMOE_C8(i)                                                                         \
@@ -91,10 +92,10 @@ __device__ __forceinline__ void multiply_m64n128k16(float (&c)[64], std::uint64_
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, p, 1, 1, 0, %67;\n}"
+      "%64, %65, p, 1, 1, %67, %68;\n}"
       : SOFTMOE_C8(0), SOFTMOE_C8(8), SOFTMOE_C8(16), SOFTMOE_C8(24), SOFTMOE_C8(32), SOFTMOE_C8(40),
         SOFTMOE_C8(48), SOFTMOE_C8(56)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kRowsOfB ? 1 : 0)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kColumnsOfA ? 1 : 0), "n"(kRowsOfB ? 1 : 0)
       : "memory");
 #undef SOFTMOE_C8
 }

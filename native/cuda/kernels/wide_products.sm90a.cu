@@ -15,37 +15,12 @@
 // one group, and the epilogue writes no row below the group's last.
 //
 // Bytes and FLOP as in row_product.cuh: with at most 128 rows a group each weight is read once.
-#include "cuda/kernels/ptx_sm90a.cuh"
 #include "cuda/kernels/row_product.cuh"
-#include "cuda/kernels/wide_products_params.h"
+#include "cuda/kernels/wide_ring.cuh"
 
 namespace softmoe::cuda {
 
 namespace {
-
-constexpr int kMultiplyingThreads = 256, kMultiplyingWarps = 8, kCopyingThreads = 128;
-static_assert(kMultiplyingThreads + kCopyingThreads == kWideThreads);
-constexpr int kStageBytes = 2 * kWidePanelBytes;
-// Eight spans of 128 bytes: the unit in which the swizzle repeats.
-constexpr int kGroupBytes = 1024;
-// The results in shared memory, in place of the stages; padded so that the rows of a warp lie in other banks.
-constexpr int kResultPitch = kWideColumns + 8;
-static_assert(kWideRows * kResultPitch * 4 <= kWideStages * kStageBytes);
-
-struct Ring {
-  std::uint32_t stages, barriers;
-
-  __device__ __forceinline__ std::uint32_t a(int slice) const {
-    return stages + slice % kWideStages * kStageBytes;
-  }
-  __device__ __forceinline__ std::uint32_t b(int slice) const { return a(slice) + kWidePanelBytes; }
-  __device__ __forceinline__ std::uint32_t full(int slice) const {
-    return barriers + slice % kWideStages * 16;
-  }
-  __device__ __forceinline__ std::uint32_t empty(int slice) const { return full(slice) + 8; }
-  // How often the slice's stage was used before, modulo 2.
-  static __device__ __forceinline__ int turn(int slice) { return slice / kWideStages % 2; }
-};
 
 template <bool kTransposedB>
 __device__ __forceinline__ void copy_slice_of_b(const WideRowProduct& p, const Ring& ring, int slice,
@@ -132,7 +107,7 @@ __device__ __forceinline__ void multiply_slices(float (&c)[64], const Ring& ring
           kTransposedB
               ? ptx::matrix_descriptor(b + step * 32, 16, kGroupBytes)
               : ptx::matrix_descriptor(b + step * 2 * kGroupBytes, kWideDepth * kWideSpan * 2, kGroupBytes);
-      ptx::multiply_m64n128k16<!kTransposedB>(c, left, right, slice + step > 0);
+      ptx::multiply_m64n128k16<false, !kTransposedB>(c, left, right, slice + step > 0);
     }
     ptx::products_commit();
     ptx::products_wait<1>();
@@ -162,14 +137,7 @@ __device__ __forceinline__ void wide_row_product(const WideRowProduct& p) {
   }
   const int slices = (p.product.depth + kWideDepth - 1) / kWideDepth;
 
-  if (threadIdx.x == 0) {
-    for (int stage = 0; stage < kWideStages; ++stage) {
-      ptx::barrier_init(ring.full(stage), kListed ? 1 + kCopyingThreads : 1);
-      ptx::barrier_init(ring.empty(stage), kMultiplyingWarps);
-    }
-    ptx::fence_barrier_init();
-  }
-  __syncthreads();
+  ring.init(kListed ? 1 + kCopyingThreads : 1);
   if (threadIdx.x >= kMultiplyingThreads) {
     if constexpr (kListed) {
       copy_listed_slices<kTransposedB>(p, ring, slices, rows, column);
@@ -179,22 +147,13 @@ __device__ __forceinline__ void wide_row_product(const WideRowProduct& p) {
     return;
   }
 
-  const int warpgroup = static_cast<int>(threadIdx.x) / 128, lane = static_cast<int>(threadIdx.x) % 32;
   float c[64];
 #pragma unroll
   for (float& element : c) element = 0;
-  multiply_slices<kTransposedB>(c, ring, slices, warpgroup);
+  multiply_slices<kTransposedB>(c, ring, slices, static_cast<int>(threadIdx.x) / 128);
 
-  // Both warpgroups are done with the stages.
-  ptx::barrier_sync<1, kMultiplyingThreads>();
   float* result = reinterpret_cast<float*>(shared);
-  const int row_of_thread = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
-#pragma unroll
-  for (int i = 0; i < 64; i += 2) {
-    const int row = row_of_thread + i / 2 % 2 * 8, at = i / 4 * 8 + lane % 4 * 2;
-    *reinterpret_cast<float2*>(result + row * kResultPitch + at) = make_float2(c[i], c[i + 1]);
-  }
-  ptx::barrier_sync<1, kMultiplyingThreads>();
+  store_accumulators(c, result);
 
   // A thread meets the same four columns in every row.
   const int four = static_cast<int>(threadIdx.x) % (kWideColumns / 4) * 4;

@@ -29,4 +29,11 @@ struct WideRowProduct {
   RowProduct product;
 };
 
+// A column product of bfloat16 with groups of equal size. Maps: a [m, rows of a group, groups] and b [n, rows
+// of a group, groups], both in boxes of span x depth.
+struct WideColumnProduct {
+  TensorMap a, b;
+  ColumnProduct product;
+};
+
 }  // namespace softmoe::cuda
