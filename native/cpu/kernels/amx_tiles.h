@@ -1,6 +1,6 @@
 // Thin wrappers of Intel's tile instructions (Intel 64 and IA-32 manual, volume 2: LDTILECFG, TILELOADD,
-// TILESTORED, TILEZERO, TDPBF16PS). With SOFTMOE_EMULATE_AMX the same logic runs on any processor with
-// AVX-512 BF16, for tests.
+// TILESTORED, TILEZERO, TDPBF16PS, TDPBUSD). With SOFTMOE_EMULATE_AMX the same logic runs on any processor
+// with AVX-512 BF16, for tests.
 #pragma once
 
 #include "cpu/kernels/simd.h"
@@ -64,6 +64,26 @@ inline void tile_multiply() {
   }
 }
 
+// Bytes, unsigned times signed, into sums of 32 bits.
+template <int kSum, int kLeft, int kRight>
+inline void tile_multiply_bytes() {
+  auto& tiles = emulated_tiles().rows;
+  for (int m = 0; m < kTileHeightMax; ++m) {
+    for (int n = 0; n < kTileBytes / 4; ++n) {
+      std::int32_t sum;
+      __builtin_memcpy(&sum, &tiles[kSum][m][n], sizeof sum);
+      for (int k = 0; k < kTileHeightMax; ++k) {
+        unsigned char left[4];
+        signed char right[4];
+        __builtin_memcpy(left, &tiles[kLeft][m][k], sizeof left);
+        __builtin_memcpy(right, &tiles[kRight][k][n], sizeof right);
+        for (int i = 0; i < 4; ++i) sum += left[i] * right[i];
+      }
+      __builtin_memcpy(&tiles[kSum][m][n], &sum, sizeof sum);
+    }
+  }
+}
+
 #else
 
 struct TileConfiguration {
@@ -121,6 +141,14 @@ inline void tile_multiply() {
   if constexpr (kSum == 1) _tile_dpbf16ps(1, 4, 7);
   if constexpr (kSum == 2) _tile_dpbf16ps(2, 5, 6);
   if constexpr (kSum == 3) _tile_dpbf16ps(3, 5, 7);
+}
+template <int kSum, int kLeft, int kRight>
+inline void tile_multiply_bytes() {
+  static_assert(kLeft == 4 + kSum / 2 && kRight == 6 + kSum % 2, "sums 0 … 3 are left 4, 5 times right 6, 7");
+  if constexpr (kSum == 0) _tile_dpbusd(0, 4, 6);
+  if constexpr (kSum == 1) _tile_dpbusd(1, 4, 7);
+  if constexpr (kSum == 2) _tile_dpbusd(2, 5, 6);
+  if constexpr (kSum == 3) _tile_dpbusd(3, 5, 7);
 }
 
 #endif

@@ -14,6 +14,9 @@
 #include "cpu/kernels/gemm_operands.h"
 #include "cpu/kernels/int8_product.h"
 #include "cpu/kernels/loops.h"
+#ifdef SOFTMOE_ISA_AMX
+#include "cpu/kernels/int8_tiles.h"
+#endif
 #include "cpu/kernels/vector_math.h"
 #include "cpu/kernels/with_types.h"
 
@@ -199,10 +202,10 @@ constexpr bool kStreams = true;
 // registers; for more it is worth copying them block by block of depth.
 constexpr std::int64_t kMostStreamed = 3 * kTileRows;
 
-// Calls body(first row, height) for groups of at most kTileRows rows, of about equal height.
+// Calls body(first row, height) for groups of at most `most` rows, of about equal height.
 template <class Body>
-void for_row_groups(const Block& block, const Body& body) {
-  const std::int64_t count = block.row_end - block.row_begin, groups = ceil_div(count, kTileRows);
+void for_row_groups(const Block& block, int most, const Body& body) {
+  const std::int64_t count = block.row_end - block.row_begin, groups = ceil_div(count, most);
   for (std::int64_t group = 0; group < groups; ++group) {
     const std::int64_t first = block.row_begin + group * count / groups;
     body(first, static_cast<int>(block.row_begin + (group + 1) * count / groups - first));
@@ -223,7 +226,7 @@ void multiply_experts(const Source& source, const FrozenMatrix& matrix, const Ex
         const std::int64_t count = block.row_end - block.row_begin;
         if constexpr (kStreams<Frozen>) {
           if (count <= kMostStreamed && !precise) {
-            for_row_groups(block, [&](std::int64_t first, int height) {
+            for_row_groups(block, kTileRows, [&](std::int64_t first, int height) {
               const Arena::Frame frame(scratch.worker(worker));
               const auto left =
                   pack_rows<Frozen, Format>(source, first, height, depth, scratch.worker(worker));
@@ -311,15 +314,31 @@ void multiply_experts(const CodedRows& left, const FrozenMatrix& matrix, const E
       pool, scratch.stream(), rows, matrix.columns, [&](std::int64_t expert, const Block& block, int) {
         const float* scales = matrix.scales + expert * matrix.columns;
         const std::int32_t* sums = matrix.sums + expert * matrix.columns;
-        for_row_groups(block, [&](std::int64_t first, int height) {
-          multiply_frozen<FrozenInt8>(
-              height, elements, left.rows_from(first), matrix.panels<FrozenInt8>(expert), block.column_begin,
-              block.column_end, [&](int r, std::int64_t column, IntVec sum, std::int64_t lanes) {
-                const std::int64_t row = first + r;
-                sum -= left.zeros[row] * load_some_integers(sums + column, lanes);
-                const Vec scale = load_some(scales + column, lanes) * left.scales[row];
-                finish(expert, row, column, __builtin_convertvector(sum, Vec) * scale, lanes);
-              });
+        const FrozenPanels<FrozenInt8> panels = matrix.panels<FrozenInt8>(expert);
+        const auto dequantise = [&](std::int64_t row, std::int64_t column, IntVec sum, std::int64_t lanes) {
+          sum -= left.zeros[row] * load_some_integers(sums + column, lanes);
+          const Vec scale = load_some(scales + column, lanes) * left.scales[row];
+          finish(expert, row, column, __builtin_convertvector(sum, Vec) * scale, lanes);
+        };
+#ifdef SOFTMOE_ISA_AMX
+        // Fewer rows are bound by the weights' bytes, which streams read best.
+        if (block.row_end - block.row_begin > kTileRows) {
+          for_row_groups(block, kInt8TileRows, [&](std::int64_t first, int height) {
+            multiply_frozen_tiles(height, elements, left.rows_from(first), panels, block.column_begin,
+                                  block.column_end,
+                                  [&](int r, std::int64_t column, IntVec sum, std::int64_t lanes) {
+                                    dequantise(first + r, column, sum, lanes);
+                                  });
+          });
+          return;
+        }
+#endif
+        for_row_groups(block, kTileRows, [&](std::int64_t first, int height) {
+          multiply_frozen<FrozenInt8>(height, elements, left.rows_from(first), panels, block.column_begin,
+                                      block.column_end,
+                                      [&](int r, std::int64_t column, IntVec sum, std::int64_t lanes) {
+                                        dequantise(first + r, column, sum, lanes);
+                                      });
         });
       });
 }

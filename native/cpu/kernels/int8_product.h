@@ -93,13 +93,14 @@ struct CodedRows {
   static constexpr std::int64_t kStep =
       std::int64_t{kDepthBlock} * FrozenInt8::kPerElement;  // codes of a block
   static constexpr std::int64_t kStride = std::int64_t{kPanelStride} * FrozenInt8::kPerElement;
+  static constexpr std::int64_t kRowsBeyond = 32;  // which tiles read, without using them
   FrozenInt8::Code* codes;
   std::int64_t block_stride;  // codes from block to block
   float* scales;
   std::int32_t* zeros;
 
   CodedRows(std::int64_t rows, std::int64_t depth, Arena& arena)
-      : codes(arena.take<FrozenInt8::Code>(ceil_div(depth, kStep) * rows * kStride)),
+      : codes(arena.take<FrozenInt8::Code>((ceil_div(depth, kStep) * rows + kRowsBeyond) * kStride)),
         block_stride(rows * kStride),
         scales(arena.take<float>(rows)),
         zeros(arena.take<std::int32_t>(rows)) {}
