@@ -114,9 +114,10 @@ void CudaKernels::run(const ExpertsBackward& args) {
   ColumnProduct first =
       column_product_of(rows, args.x.data, dpre.as<void>(), args.dw1, args.db1, args.dim, args.hidden);
   first.gather = rows.gather;
-  column_product(launcher_, dtype, false, first);
+  column_product(launcher_, dtype, false, first, rows.max_rows);
   column_product(launcher_, dtype, false,
-                 column_product_of(rows, hidden.as<void>(), dz, args.dw2, args.db2, args.hidden, args.out));
+                 column_product_of(rows, hidden.as<void>(), dz, args.dw2, args.db2, args.hidden, args.out),
+                 rows.max_rows);
 }
 
 }  // namespace softmoe::cuda

@@ -101,7 +101,8 @@ void row_product(Launcher& launcher, DType dtype, bool b_transposed, RowProduct 
   launcher.launch(file, name.c_str(), {std::int64_t{p.row_tiles} * p.column_tiles}, threads, shared, p);
 }
 
-void column_product(Launcher& launcher, DType dtype, bool b_transposed, ColumnProduct p) {
+void column_product(Launcher& launcher, DType dtype, bool b_transposed, ColumnProduct p,
+                    std::int64_t max_rows) {
   if (is_small(dtype, std::int64_t{p.m} * p.n)) {
     const std::int64_t elements =
         p.groups * ((p.y ? std::int64_t{p.m} * p.n : 0) + (p.column_sums ? p.n : 0));
@@ -122,7 +123,8 @@ void column_product(Launcher& launcher, DType dtype, bool b_transposed, ColumnPr
   p.rows_per_split = narrow(kRowsOfSplit);
   const std::string name = std::string("column_product_") + (b_transposed ? "tt_" : "tn_") + name_of(dtype);
   const std::size_t shared = shared_bytes(kColumnProductRows, 128, 3);
-  const bool is_wide = wide_column_product_serves(launcher, dtype, b_transposed, p);
+  const std::int64_t average_rows = p.offsets ? divide_up(max_rows, p.groups) : p.rows_per_group;
+  const bool is_wide = wide_column_product_serves(launcher, dtype, b_transposed, p, average_rows);
   const auto launch = [&](const ColumnProduct& params) {
     if (is_wide) {
       wide_column_product(launcher, params);

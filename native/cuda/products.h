@@ -40,7 +40,9 @@ class RowTiles {
 void row_product(Launcher& launcher, DType dtype, bool b_transposed, RowProduct product,
                  const std::int32_t* offsets = nullptr, std::int64_t max_rows = 0);
 
-// y = a^T b: `product` with everything but tiles, splits, `exact` and the alignments set.
-void column_product(Launcher& launcher, DType dtype, bool b_transposed, ColumnProduct product);
+// y = a^T b: `product` with everything but tiles, splits, `exact` and the alignments set; ragged groups have
+// at most max_rows in all.
+void column_product(Launcher& launcher, DType dtype, bool b_transposed, ColumnProduct product,
+                    std::int64_t max_rows = 0);
 
 }  // namespace softmoe::cuda

@@ -72,9 +72,9 @@ void wide_row_product(Launcher& launcher, bool b_transposed, const RowProduct& p
 }
 
 bool wide_column_product_serves(const Launcher& launcher, DType dtype, bool b_transposed,
-                                const ColumnProduct& p) {
-  return launcher.wgmma_allowed() && dtype == DType::kBFloat16 && !b_transposed && !p.offsets && !p.gather &&
-         p.m > 0 && p.rows_per_group >= kWideRows && p.a_aligned && p.b_aligned;
+                                const ColumnProduct& p, std::int64_t average_rows) {
+  return launcher.wgmma_allowed() && dtype == DType::kBFloat16 && !b_transposed && p.m > 0 &&
+         average_rows >= kWideRows && p.a_aligned && p.b_aligned;
 }
 
 void wide_column_product(Launcher& launcher, const ColumnProduct& product) {
@@ -83,11 +83,14 @@ void wide_column_product(Launcher& launcher, const ColumnProduct& product) {
   params.product = product;
   ColumnProduct& p = params.product;
   p.m_tiles = static_cast<std::int32_t>(divide_up(p.m, kWideRows));
-  describe(driver, params.a, p.a, p.m, p.rows_per_group, p.groups, kWideDepth);
-  describe(driver, params.b, p.b, p.n, p.rows_per_group, p.groups, kWideDepth);
-  launcher.launch("wide_column_products.sm90a", "wide_column_product",
-                  {std::int64_t{p.m_tiles} * p.n_tiles * p.groups * p.splits}, kWideThreads, kWideSharedBytes,
-                  params);
+  const bool is_listed = p.offsets || p.gather;
+  if (!is_listed) {
+    describe(driver, params.a, p.a, p.m, p.rows_per_group, p.groups, kWideDepth);
+    describe(driver, params.b, p.b, p.n, p.rows_per_group, p.groups, kWideDepth);
+  }
+  launcher.launch(
+      "wide_column_products.sm90a", is_listed ? "wide_listed_column_product" : "wide_column_product",
+      {std::int64_t{p.m_tiles} * p.n_tiles * p.groups * p.splits}, kWideThreads, kWideSharedBytes, params);
 }
 
 }  // namespace softmoe::cuda

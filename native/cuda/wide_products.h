@@ -16,10 +16,9 @@ bool wide_row_product_serves(const Launcher& launcher, DType dtype, const RowPro
 void wide_row_product(Launcher& launcher, bool b_transposed, const RowProduct& product,
                       const std::int32_t* offsets, std::int64_t max_rows);
 
-// The same for column products, of groups of equal size alone, whose rows are not gathered. A split begins at
-// a multiple of 64 rows.
+// The same for column products. A split begins at a multiple of 64 rows of its group.
 bool wide_column_product_serves(const Launcher& launcher, DType dtype, bool b_transposed,
-                                const ColumnProduct& product);
+                                const ColumnProduct& product, std::int64_t average_rows);
 
 // `product` with everything set but the tiles of rows.
 void wide_column_product(Launcher& launcher, const ColumnProduct& product);

@@ -99,7 +99,13 @@ it('products by wgmma and long attention heads do not depend on the order of blo
     expect(await run(order)).toMatchObject({ code: 0, stdout: ascending.stdout, stderr: '' })
   }
   const debug = await run({ SOFTMOE_DEBUG: '1', SOFTMOE_EMULATOR_CHECKS: 'none' })
-  for (const kernel of ['row_product_nn', 'row_product_nt', 'listed_row_product_nn', 'column_product']) {
+  for (const kernel of [
+    'row_product_nn',
+    'row_product_nt',
+    'listed_row_product_nn',
+    'column_product',
+    'listed_column_product',
+  ]) {
     expect(debug.stderr).toContain(`wide_${kernel}`)
   }
 }, 300_000)

@@ -7,6 +7,7 @@
 //
 // Bytes: rows * (m * columns of blocks + n * rows of blocks) + groups * m * n, each times the element's size.
 #include "cuda/kernels/elements.cuh"
+#include "cuda/kernels/operand.cuh"
 #include "cuda/kernels/wide_ring.cuh"
 
 namespace softmoe::cuda {
@@ -30,6 +31,34 @@ __device__ __forceinline__ void copy_slices(const WideColumnProduct& p, const Ri
   }
 }
 
+// A warpgroup: keeps the ring filled with rows [begin, end) of b and the rows of a that belong to them. A
+// thread copies one chunk of 16 bytes of both in eight rows.
+__device__ __forceinline__ void copy_listed_slices(const ColumnProduct& p, const Ring& ring, int slices,
+                                                   int begin, int end, int m, int n) {
+  constexpr int kChunks = kWideColumns / 8, kRowsAtOnce = kCopyingThreads / kChunks;
+  static_assert(kRowsAtOnce == 8, "a thread's rows have one place in the swizzle");
+  const int thread = static_cast<int>(threadIdx.x) - kMultiplyingThreads;
+  const int chunk = thread % kChunks, first_row = thread / kChunks;
+  const int place = chunk / 8 * kSpanBytes + first_row * 128 + (chunk % 8 ^ first_row) * 16;
+  const auto* a = static_cast<const bfloat16*>(p.a) + m + chunk * 8;
+  const auto* b = static_cast<const bfloat16*>(p.b) + n + chunk * 8;
+  const int a_bytes = 2 * max(0, min(p.m - m - chunk * 8, 8)),
+            b_bytes = 2 * max(0, min(p.n - n - chunk * 8, 8));
+  const GatheredRow source{p.gather};
+  fill_by_threads(ring, slices, [&](int slice) {
+#pragma unroll
+    for (int i = 0; i < kWideDepth / kRowsAtOnce; ++i) {
+      const int row = begin + slice * kWideDepth + i * kRowsAtOnce + first_row;
+      const int at = place + i * kRowsAtOnce * 128;
+      const bool reads_a = row < end && a_bytes > 0, reads_b = row < end && b_bytes > 0;
+      ptx::copy_async_16(ring.a(slice) + at, reads_a ? a + static_cast<std::int64_t>(source(row)) * p.m : p.a,
+                         reads_a ? a_bytes : 0);
+      ptx::copy_async_16(ring.b(slice) + at, reads_b ? b + static_cast<std::int64_t>(row) * p.n : p.b,
+                         reads_b ? b_bytes : 0);
+    }
+  });
+}
+
 // Column `threadIdx.x` of b in a slice, rows ascending.
 __device__ __forceinline__ float column_sum(const char* b) {
   const int column = static_cast<int>(threadIdx.x) % kWideSpan;
@@ -43,10 +72,8 @@ __device__ __forceinline__ float column_sum(const char* b) {
   return sum;
 }
 
-}  // namespace
-
-extern "C" __global__ void __launch_bounds__(kWideThreads, 1)
-    wide_column_product(const __grid_constant__ WideColumnProduct params) {
+template <bool kListed>
+__device__ __forceinline__ void column_product(const WideColumnProduct& params) {
   extern __shared__ __align__(1024) char shared[];
   const ColumnProduct& p = params.product;
   const std::uint32_t base = ptx::shared_address(shared);
@@ -58,13 +85,19 @@ extern "C" __global__ void __launch_bounds__(kWideThreads, 1)
   const int n_begin = index % p.n_tiles * kWideColumns, m_begin = m_tile * kWideRows;
   index /= p.n_tiles;
   const int group = index % p.groups, split = index / p.groups;
-  const int begin = min(split * p.rows_per_split, p.rows_per_group);
-  const int end = split == p.splits - 1 ? p.rows_per_group : min(begin + p.rows_per_split, p.rows_per_group);
+  const int group_begin = kListed && p.offsets ? p.offsets[group] : group * p.rows_per_group;
+  const int group_end = kListed && p.offsets ? p.offsets[group + 1] : group_begin + p.rows_per_group;
+  const int begin = min(group_begin + split * p.rows_per_split, group_end);
+  const int end = split == p.splits - 1 ? group_end : min(begin + p.rows_per_split, group_end);
   const int slices = (end - begin + kWideDepth - 1) / kWideDepth;
 
-  ring.init(1);
+  ring.init(kListed ? kCopyingThreads : 1);
   if (threadIdx.x >= kMultiplyingThreads) {
-    if (threadIdx.x == kMultiplyingThreads) copy_slices(params, ring, slices, begin, m_begin, n_begin, group);
+    if constexpr (kListed) {
+      copy_listed_slices(p, ring, slices, begin, end, m_begin, n_begin);
+    } else if (threadIdx.x == kMultiplyingThreads) {
+      copy_slices(params, ring, slices, begin - group_begin, m_begin, n_begin, group);
+    }
     return;
   }
 
@@ -120,6 +153,17 @@ extern "C" __global__ void __launch_bounds__(kWideThreads, 1)
       finish(static_cast<bfloat16*>(p.y) + at);
     }
   }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kWideThreads, 1)
+    wide_column_product(const __grid_constant__ WideColumnProduct params) {
+  column_product<false>(params);
+}
+extern "C" __global__ void __launch_bounds__(kWideThreads, 1)
+    wide_listed_column_product(const __grid_constant__ WideColumnProduct params) {
+  column_product<true>(params);
 }
 
 }  // namespace softmoe::cuda

@@ -50,12 +50,11 @@ __device__ __forceinline__ void copy_slices(const WideRowProduct& p, const Ring&
 }
 
 // A warpgroup: keeps the ring filled with rows of a that TMA cannot take. A thread copies one chunk of 16
-// bytes in eight rows; its slices arrive two behind those that it starts.
+// bytes in eight rows.
 template <bool kTransposedB>
 __device__ __forceinline__ void copy_listed_slices(const WideRowProduct& p, const Ring& ring, int slices,
                                                    const RowTile& rows, int column) {
-  constexpr int kBehind = 2, kChunks = 8, kRowsOfThread = kWideRows * kChunks / kCopyingThreads;
-  static_assert(kBehind < kWideStages - 1, "a stage is read while others are filled");
+  constexpr int kChunks = 8, kRowsOfThread = kWideRows * kChunks / kCopyingThreads;
   const int thread = static_cast<int>(threadIdx.x) - kMultiplyingThreads;
   const int chunk = thread % kChunks, first_row = thread / kChunks;
   const auto* a = static_cast<const bfloat16*>(p.product.a) + chunk * 8;
@@ -66,8 +65,7 @@ __device__ __forceinline__ void copy_listed_slices(const WideRowProduct& p, cons
     const int row = rows.begin + first_row + i * (kWideRows / kRowsOfThread);
     row_of_a[i] = row < rows.end ? a + static_cast<std::int64_t>(source(row)) * p.product.depth : nullptr;
   }
-  for (int slice = 0; slice < slices; ++slice) {
-    ptx::barrier_wait(ring.empty(slice), Ring::turn(slice) ^ 1);
+  fill_by_threads(ring, slices, [&](int slice) {
     if (thread == 0) {
       ptx::barrier_arrive_expecting(ring.full(slice), kWidePanelBytes);
       copy_slice_of_b<kTransposedB>(p, ring, slice, column, rows.group);
@@ -81,15 +79,7 @@ __device__ __forceinline__ void copy_listed_slices(const WideRowProduct& p, cons
       const bool is_read = row_of_a[i] && bytes > 0;
       ptx::copy_async_16(at, is_read ? row_of_a[i] + depth : p.product.a, is_read ? bytes : 0);
     }
-    ptx::copy_async_commit();
-    if (slice < kBehind) continue;
-    ptx::copy_async_wait<kBehind>();
-    ptx::fence_written_tiles();
-    ptx::barrier_arrive(ring.full(slice - kBehind));
-  }
-  ptx::copy_async_wait<0>();
-  ptx::fence_written_tiles();
-  for (int slice = max(0, slices - kBehind); slice < slices; ++slice) ptx::barrier_arrive(ring.full(slice));
+  });
 }
 
 // A warpgroup: c += the products of its 64 rows.

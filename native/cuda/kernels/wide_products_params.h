@@ -29,8 +29,8 @@ struct WideRowProduct {
   RowProduct product;
 };
 
-// A column product of bfloat16 with groups of equal size. Maps: a [m, rows of a group, groups] and b [n, rows
-// of a group, groups], both in boxes of span x depth.
+// A column product of bfloat16. Maps, for groups of equal size whose rows are not gathered: a [m, rows of a
+// group, groups] and b [n, rows of a group, groups], both in boxes of span x depth.
 struct WideColumnProduct {
   TensorMap a, b;
   ColumnProduct product;

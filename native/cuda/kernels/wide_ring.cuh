@@ -44,6 +44,26 @@ struct Ring {
   }
 };
 
+// A warpgroup of copying threads: keeps the ring filled with what TMA cannot take. start(slice) starts this
+// thread's copies of 16 bytes; its slices arrive two behind those that it starts.
+template <class Start>
+__device__ __forceinline__ void fill_by_threads(const Ring& ring, int slices, Start start) {
+  constexpr int kBehind = 2;
+  static_assert(kBehind < kWideStages - 1, "a stage is read while others are filled");
+  for (int slice = 0; slice < slices; ++slice) {
+    ptx::barrier_wait(ring.empty(slice), Ring::turn(slice) ^ 1);
+    start(slice);
+    ptx::copy_async_commit();
+    if (slice < kBehind) continue;
+    ptx::copy_async_wait<kBehind>();
+    ptx::fence_written_tiles();
+    ptx::barrier_arrive(ring.full(slice - kBehind));
+  }
+  ptx::copy_async_wait<0>();
+  ptx::fence_written_tiles();
+  for (int slice = max(0, slices - kBehind); slice < slices; ++slice) ptx::barrier_arrive(ring.full(slice));
+}
+
 // The results of both warpgroups to shared memory, in place of the stages: result [128][kResultPitch].
 __device__ __forceinline__ void store_accumulators(const float (&c)[64], float* result) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
