@@ -46,19 +46,17 @@ void multiply_memory(const PackedRows<Format>& left, const char* data, std::int6
                      std::int64_t depth, Arena& arena) {
   constexpr std::int64_t kStep = PackedRows<Format>::kStep, kColumnBytes = 4 / Format::kPerElement;
   const Arena::Frame frame(arena);
-  if constexpr (std::is_same_v<Format, Float32Format>) {
-    if (left.rows == 1) {
-      float* sums = arena.take<float>(end - begin);
-      for (std::int64_t k = 0; k < depth; k += kStep) {
-        multiply_one_row(smaller(depth - k, kStep), left.at(k), data + k * stride + begin * kColumnBytes,
-                         stride, end - begin, sums, k > 0);
-      }
-      return epilogue.apply(sums, end - begin, row, 1, begin, end - begin);
+  if (left.rows == 1) {
+    float* sums = arena.take<float>(end - begin);
+    for (std::int64_t k = 0; k < depth; k += kStep) {
+      multiply_one_row<Format>(smaller(depth - k, kStep), left.at(k), data + k * stride + begin * kColumnBytes,
+                               stride, end - begin, sums, k > 0);
     }
+    return epilogue.apply(sums, end - begin, row, 1, begin, end - begin);
   }
   float* tile = arena.take<float>(2 * Format::kRows * kTileColumns);
   for (std::int64_t column = begin; column < end;) {
-    const int panels = end - column >= 2 * kTileColumns ? 2 : 1;
+    const int panels = end - column >= 2 * kTileColumns ? panels_in_memory(left.rows) : 1;
     const std::int64_t columns = panels * kTileColumns;
     const char* from = data + column * kColumnBytes;
     for (std::int64_t k = 0; k < depth; k += kStep) {
@@ -203,8 +201,8 @@ BlockSizes choose_blocks(std::int64_t items, std::int64_t rows, std::int64_t col
   // A block of B (kDepthBlock x 256 x 4 bytes = 384 KiB) lies in the L2 cache. B is packed once for 1,008
   // rows.
   constexpr std::int64_t kMostRows = 72 * kTileRows;
-  // One row reads B in the order in which it lies in memory: the longer B's rows, the better.
-  const std::int64_t most_columns = rows == 1 ? 2048 : 256;
+  // At most one panel of rows reads B from memory: the longer without a break, the better.
+  const std::int64_t most_columns = rows <= kTileRows ? 2048 : 256;
   BlockSizes size{
       round_up(ceil_div(rows, ceil_div(rows, kMostRows)), kTileRows),
       smaller<std::int64_t>(round_up(columns, kTileColumns), most_columns / kTileColumns * kTileColumns)};

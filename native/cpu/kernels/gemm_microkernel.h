@@ -103,31 +103,34 @@ inline void load_rows(UintVec (&right)[kVectors], const char* b, std::int64_t st
 // One row times B straight from memory, in the order in which B lies there: sums (+)= a * B over `steps` of
 // depth and `columns`, a multiple of kTileColumns. Eight rows of B, read side by side from their beginnings
 // on, are as many streams as the processor's own prefetching follows at full bandwidth.
-inline void multiply_one_row(std::int64_t steps, const float* a, const char* b, std::int64_t stride,
-                             std::int64_t columns, float* sums, bool accumulate) {
-  constexpr int kAbreast = 8, kVectors = 2;
-  const auto add_rows = [&](std::int64_t k, int rows) {
+template <class Format>
+inline void multiply_one_row(std::int64_t steps, const typename Format::Element* a, const char* b,
+                             std::int64_t stride, std::int64_t columns, float* sums, bool accumulate) {
+  constexpr int kAbreast = 8 / Format::kPerElement, kVectors = 2;
+  constexpr int kColumnBytes = 4 / Format::kPerElement;
+  const std::int64_t elements = steps / Format::kPerElement, element_bytes = stride * Format::kPerElement;
+  const auto add_elements = [&](std::int64_t e, int count, bool pair_is_whole) {
     for (std::int64_t c = 0; c < columns; c += kVectors * kLanes) {
       Vec registers[kVectors];
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
-        registers[v] = accumulate || k > 0 ? load(sums + c + v * kLanes) : Vec{};
+        registers[v] = accumulate || e > 0 ? load(sums + c + v * kLanes) : Vec{};
       }
 #pragma GCC unroll 8
-      for (int i = 0; i < rows; ++i) {
-        const float* row = reinterpret_cast<const float*>(b + (k + i) * stride) + c;
+      for (int i = 0; i < count; ++i) {
+        decltype(load_elements(a)) right[kVectors];
+        load_rows(right, b + (e + i) * element_bytes + c * kColumnBytes, stride, pair_is_whole);
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) {
-          registers[v] = multiply_add(registers[v], a[k + i], load(row + v * kLanes));
-        }
+        for (int v = 0; v < kVectors; ++v) registers[v] = multiply_add(registers[v], a[e + i], right[v]);
       }
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) store(sums + c + v * kLanes, registers[v]);
     }
   };
-  std::int64_t k = 0;
-  for (; k + kAbreast <= steps; k += kAbreast) add_rows(k, kAbreast);
-  for (; k < steps; ++k) add_rows(k, 1);
+  std::int64_t e = 0;
+  for (; e + kAbreast <= elements; e += kAbreast) add_elements(e, kAbreast, true);
+  for (; e < elements; ++e) add_elements(e, 1, true);
+  if (steps % Format::kPerElement != 0) add_elements(e, 1, false);
 }
 
 // Few rows use each element of B so few times that packing it would cost more than reading it: B straight
@@ -146,7 +149,7 @@ void multiply_few_rows(std::int64_t steps, const typename Format::Element* a, co
     for (int v = 0; v < kVectors; ++v)
       sums[r][v] = accumulate ? load(tile + r * tile_stride + v * kLanes) : Vec{};
   }
-  constexpr int kRowLines = smaller(kLinesAhead, kVectors * kLanes / 16 / Format::kPerElement);
+  constexpr int kRowLines = larger(smaller(kLinesAhead, kVectors * kLanes / 16 / Format::kPerElement), 1);
   const auto multiply = [&](bool pair_is_whole) {
 #pragma GCC unroll 4
     for (int line = 0; line < kLinesAhead; ++line) {
@@ -287,41 +290,36 @@ struct FewRowsFunctions {
   }
 };
 
-template <class Format, int kVectors, int kLinesAhead>
+template <class Format, int kVectors, int kLinesAhead, int kMostRows>
 inline FewRowsFunction<Format> few_rows_function(int rows) {
-  return FewRowsFunctions<Format, kVectors, kLinesAhead>::get(rows, std::make_index_sequence<kFewRows>());
+  return FewRowsFunctions<Format, kVectors, kLinesAhead>::get(rows, std::make_index_sequence<kMostRows>());
 }
 
-// tile (+)= A panel * B in memory for any number of rows, `panels` (1 or 2) tiles wide; tile rows are that
-// wide too. Groups of rows follow each other over short pieces of depth, so that only the first group reads
-// memory; together they ask for the next piece, the last one for what begins at `next`.
+// Widths of a tile whose B is read from memory, in tiles of a packed panel.
+constexpr int panels_in_memory(int rows) { return rows <= kFewRows ? 2 : 1; }
+
+// tile (+)= A panel * B in memory, `panels` (at most panels_in_memory(rows)) tiles wide; tile rows are that
+// wide too. Each piece of depth asks for the next one, the last for what begins at `next`.
 template <class Format>
 inline void multiply_in_memory(int rows, std::int64_t steps, const typename Format::Element* a, const char* b,
                                std::int64_t stride, const char* next, int panels, float* tile,
                                bool accumulate) {
   constexpr std::int64_t kPiece = 64 * Format::kPerElement;
-  constexpr int kElementLines = 2 * kTileColumns / 16;  // of a double tile
-  const int groups = static_cast<int>(ceil_div(rows, kFewRows));
+  constexpr int kElementLines = larger(kTileColumns / 16, Format::kPerElement);
+  FewRowsFunction<Format> function = nullptr;
+  if (rows > kFewRows) {
+    function = few_rows_function<Format, kTileVectors, kElementLines, Format::kRows>(rows);
+  } else if (panels == 1) {
+    function = few_rows_function<Format, kTileVectors, 0, kFewRows>(rows);
+  } else {
+    function = few_rows_function<Format, 2 * kTileVectors, 2 * kTileColumns / 16, kFewRows>(rows);
+  }
   std::int64_t k = 0;
   do {
     const std::int64_t here = smaller(steps - k, kPiece);
     const char* ahead = k + here < steps ? b + (k + here) * stride : next;
-    for (int group = 0; group < groups; ++group) {
-      const int first = group * rows / groups, count = (group + 1) * rows / groups - first;
-      FewRowsFunction<Format> function = nullptr;
-      if (panels == 1) {
-        function = few_rows_function<Format, kTileVectors, 0>(count);
-      } else if (groups == 1) {
-        function = few_rows_function<Format, 2 * kTileVectors, kElementLines>(count);
-      } else {
-        function = few_rows_function<Format, 2 * kTileVectors, kElementLines / 2>(count);
-      }
-      // The second half of an element's lines is the next row of a pair, or the right half of a float32 row.
-      const std::int64_t half = Format::kPerElement == 2 ? stride : kElementLines / 2 * 64;
-      function(here, a + first * kPanelStride + k / Format::kPerElement, b + k * stride, stride,
-               ahead + (group > 0 ? half : 0), tile + first * panels * kTileColumns, panels * kTileColumns,
-               accumulate || k > 0);
-    }
+    function(here, a + k / Format::kPerElement, b + k * stride, stride, ahead, tile, panels * kTileColumns,
+             accumulate || k > 0);
     k += here;
   } while (k < steps);
 }
