@@ -49,8 +49,8 @@ void multiply_memory(const PackedRows<Format>& left, const char* data, std::int6
   if (left.rows == 1) {
     float* sums = arena.take<float>(end - begin);
     for (std::int64_t k = 0; k < depth; k += kStep) {
-      multiply_one_row<Format>(smaller(depth - k, kStep), left.at(k), data + k * stride + begin * kColumnBytes,
-                               stride, end - begin, sums, k > 0);
+      multiply_one_row<Format>(smaller(depth - k, kStep), left.at(k),
+                               data + k * stride + begin * kColumnBytes, stride, end - begin, sums, k > 0);
     }
     return epilogue.apply(sums, end - begin, row, 1, begin, end - begin);
   }

@@ -135,13 +135,15 @@ inline void multiply_one_row(std::int64_t steps, const typename Format::Element*
 
 // Few rows use each element of B so few times that packing it would cost more than reading it: B straight
 // from memory, kVectors wide. tile (+)= A panel [row][kPanelStride] * B; `steps` of depth. Each step also
-// asks for kLinesAhead cache lines of what comes later, from `ahead` on: rows of B lie in different pages,
-// where the caches' own prefetching ends.
-template <class Format, int kTileHeight, int kVectors, int kLinesAhead>
+// asks for what comes kElementsAhead later, at the end of the column for what begins at `next`: rows of B lie
+// in different pages, where the caches' own prefetching ends.
+constexpr std::int64_t kElementsAhead = 64;
+template <class Format, int kTileHeight, int kVectors, bool kAsks>
 void multiply_few_rows(std::int64_t steps, const typename Format::Element* a, const char* b,
-                       std::int64_t stride, const char* ahead, float* tile, std::int64_t tile_stride,
+                       std::int64_t stride, const char* next, float* tile, std::int64_t tile_stride,
                        bool accumulate) {
   using Right = decltype(load_elements(a));
+  constexpr int kRowLines = larger(kVectors * kLanes / 16 / Format::kPerElement, 1);
   Vec sums[kTileHeight][kVectors];
 #pragma GCC unroll 32
   for (int r = 0; r < kTileHeight; ++r) {
@@ -149,10 +151,10 @@ void multiply_few_rows(std::int64_t steps, const typename Format::Element* a, co
     for (int v = 0; v < kVectors; ++v)
       sums[r][v] = accumulate ? load(tile + r * tile_stride + v * kLanes) : Vec{};
   }
-  constexpr int kRowLines = larger(smaller(kLinesAhead, kVectors * kLanes / 16 / Format::kPerElement), 1);
+  const char* ahead = nullptr;
   const auto multiply = [&](bool pair_is_whole) {
 #pragma GCC unroll 4
-    for (int line = 0; line < kLinesAhead; ++line) {
+    for (int line = 0; kAsks && line < kRowLines * Format::kPerElement; ++line) {
       __builtin_prefetch(ahead + line / kRowLines * stride + line % kRowLines * 64, 0, 2);
     }
     ahead += stride * Format::kPerElement;
@@ -167,7 +169,12 @@ void multiply_few_rows(std::int64_t steps, const typename Format::Element* a, co
     ++a;
     b += stride * Format::kPerElement;
   };
-  for (std::int64_t e = 0; e < steps / Format::kPerElement; ++e) multiply(true);
+  const std::int64_t elements = steps / Format::kPerElement;
+  std::int64_t e = 0;
+  ahead = b + kElementsAhead * Format::kPerElement * stride;
+  for (; e < elements - kElementsAhead; ++e) multiply(true);
+  ahead = next;
+  for (; e < elements; ++e) multiply(true);
   if (steps % Format::kPerElement != 0) multiply(false);
 #pragma GCC unroll 32
   for (int r = 0; r < kTileHeight; ++r) {
@@ -280,48 +287,36 @@ template <class Format>
 using FewRowsFunction = void (*)(std::int64_t, const typename Format::Element*, const char*, std::int64_t,
                                  const char*, float*, std::int64_t, bool);
 
-template <class Format, int kVectors, int kLinesAhead>
+template <class Format, int kVectors, bool kAsks>
 struct FewRowsFunctions {
   template <std::size_t... kRow>
   static FewRowsFunction<Format> get(int rows, std::index_sequence<kRow...>) {
     static constexpr FewRowsFunction<Format> kFunctions[] = {
-        &multiply_few_rows<Format, kRow + 1, kVectors, kLinesAhead>...};
+        &multiply_few_rows<Format, kRow + 1, kVectors, kAsks>...};
     return kFunctions[rows - 1];
   }
 };
-
-template <class Format, int kVectors, int kLinesAhead, int kMostRows>
-inline FewRowsFunction<Format> few_rows_function(int rows) {
-  return FewRowsFunctions<Format, kVectors, kLinesAhead>::get(rows, std::make_index_sequence<kMostRows>());
-}
 
 // Widths of a tile whose B is read from memory, in tiles of a packed panel.
 constexpr int panels_in_memory(int rows) { return rows <= kFewRows ? 2 : 1; }
 
 // tile (+)= A panel * B in memory, `panels` (at most panels_in_memory(rows)) tiles wide; tile rows are that
-// wide too. Each piece of depth asks for the next one, the last for what begins at `next`.
+// wide too.
 template <class Format>
 inline void multiply_in_memory(int rows, std::int64_t steps, const typename Format::Element* a, const char* b,
                                std::int64_t stride, const char* next, int panels, float* tile,
                                bool accumulate) {
-  constexpr std::int64_t kPiece = 64 * Format::kPerElement;
-  constexpr int kElementLines = larger(kTileColumns / 16, Format::kPerElement);
+  constexpr auto kAllRows = std::make_index_sequence<Format::kRows>();
+  constexpr auto kFew = std::make_index_sequence<kFewRows>();
   FewRowsFunction<Format> function = nullptr;
   if (rows > kFewRows) {
-    function = few_rows_function<Format, kTileVectors, kElementLines, Format::kRows>(rows);
+    function = FewRowsFunctions<Format, kTileVectors, true>::get(rows, kAllRows);
   } else if (panels == 1) {
-    function = few_rows_function<Format, kTileVectors, 0, kFewRows>(rows);
+    function = FewRowsFunctions<Format, kTileVectors, false>::get(rows, kFew);
   } else {
-    function = few_rows_function<Format, 2 * kTileVectors, 2 * kTileColumns / 16, kFewRows>(rows);
+    function = FewRowsFunctions<Format, 2 * kTileVectors, true>::get(rows, kFew);
   }
-  std::int64_t k = 0;
-  do {
-    const std::int64_t here = smaller(steps - k, kPiece);
-    const char* ahead = k + here < steps ? b + (k + here) * stride : next;
-    function(here, a + k / Format::kPerElement, b + k * stride, stride, ahead, tile, panels * kTileColumns,
-             accumulate || k > 0);
-    k += here;
-  } while (k < steps);
+  function(steps, a, b, stride, next, tile, panels * kTileColumns, accumulate);
 }
 
 }  // namespace softmoe::cpu::SOFTMOE_ISA
