@@ -47,6 +47,13 @@ inline Vec widen(HalfVec half) { return (Vec)(__builtin_convertvector(half, Uint
 
 // Round to nearest even; a NaN stays a quiet NaN.
 inline HalfVec narrow(Vec v) {
+#if defined(SOFTMOE_ISA_AVX512BF16) || (defined(SOFTMOE_ISA_AMX) && !defined(SOFTMOE_EMULATE_AMX))
+  // The instruction takes subnormal numbers for 0.
+  constexpr int kSubnormal = 0x20;
+  if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)v, kSubnormal) == 0, 1)) {
+    return (HalfVec)_mm512_cvtneps_pbh((__m512)v);
+  }
+#endif
   const UintVec bits = bits_of(v);
   const UintVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const UintVec quiet = (bits >> 16) | 0x40u;
