@@ -98,19 +98,36 @@ inline Vec normal_pdf(Vec x) { return 0.39894228040143268f * exp(-0.5f * x * x);
 constexpr float kGeluScale = 0.79788456080286536f;  // sqrt(2 / pi)
 constexpr float kGeluCubic = 0.044715f;
 
-// x/2 (1 + tanh u) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3).
+// 2^t to 1.4e-7, relative, by t = n + r, |r| <= 1/2, and a minimax polynomial in r; |t| <= 126.
+inline Vec power_of_two(Vec t) {
+  constexpr float kRounding = 12582912.0f;  // as in exp
+  const Vec shifted = t + kRounding;
+  const Vec r = t - (shifted - kRounding);
+  Vec p = r * 1.3276472632e-3f + 9.6755413431e-3f;
+  p = p * r + 5.5507132719e-2f;
+  p = p * r + 2.4022119724e-1f;
+  p = p * r + 6.9314696707e-1f;
+  p = p * r + 1.0f;
+  return float_of(bits_of(p) + (bits_of(shifted) << 23));
+}
+
+// x/2 (1 + tanh u) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3). Beyond |x| = 10 the sigmoid is 0 or 1
+// to float32, and e^-2u stays a float within.
+constexpr float kGeluBound = 10.0f;
+inline Vec gelu_tanh_power(Vec x) {  // e^-2u
+  constexpr float kLinear = -2.0f * kGeluScale * 1.44269504088896341f, kThird = kLinear * kGeluCubic;
+  return power_of_two(x * (x * x * kThird + kLinear));
+}
+// The bounds keep infinities out and let NaN through.
 inline Vec gelu_tanh(Vec x) {
-  const Vec u = kGeluScale * (x + kGeluCubic * x * x * x);
-  return x * sigmoid(u + u);
+  const Vec v = max(splat(-kGeluBound), x);
+  return v / (1.0f + gelu_tanh_power(min(splat(kGeluBound), v)));
 }
 inline Vec gelu_tanh_gradient(Vec x) {
-  // Beyond |x| = 10 the slope is 0 or 1 to float32; the bound keeps infinities out. NaN passes through it.
-  const Vec v = min(splat(10.0f), max(splat(-10.0f), x));
-  const Vec square = v * v;
-  const Vec u = kGeluScale * (v + kGeluCubic * square * v);
-  const Vec e = exp(-(u + u));
+  const Vec v = min(splat(kGeluBound), max(splat(-kGeluBound), x));
+  const Vec e = gelu_tanh_power(v);
   const Vec s = 1.0f / (1.0f + e);
-  const Vec slope = kGeluScale * (1.0f + 3.0f * kGeluCubic * square);
+  const Vec slope = kGeluScale * (1.0f + 3.0f * kGeluCubic * v * v);
   return s + 2.0f * v * slope * s * (e * s);
 }
 
