@@ -31,16 +31,17 @@ void forward(const ExpertsForward& args, ThreadPool& pool, Scratch& scratch) {
   const float* b2 = args.b2.as<const float>();
   const DropoutFactors inner(args.key, args.dropout_rate);
   const DropoutFactors outer({args.key.seed, args.key.stream + 1}, args.dropout_rate);
+  const Activation activation = args.activation;
 
   const LeftRows<Format, Gathered<T>> left({args.x.as<const T>(), dim, args.rows.gather});
   for_each_expert_block(
       pool, scratch.stream(), args.rows, hidden, [&](std::int64_t expert, const Block& block, int worker) {
         const float* bias = b1 + expert * hidden;
-        const auto finish = [&](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
+        const auto finish = [=](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
           const std::int64_t at = row * hidden + column;
           v += load_some(bias + column, count);
           if (pre) store_some(pre + at, v, count);
-          v = activate(v, args.activation);
+          v = activate(v, activation);
           if (inner.any()) v *= inner.at(at, count);
           store_some(activated + at, v, count);
         };
@@ -55,7 +56,7 @@ void forward(const ExpertsForward& args, ThreadPool& pool, Scratch& scratch) {
   for_each_expert_block(
       pool, scratch.stream(), args.rows, out, [&](std::int64_t expert, const Block& block, int worker) {
         const float* bias = b2 + expert * out;
-        const auto finish = [&](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
+        const auto finish = [=](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
           const std::int64_t at = row * out + column;
           v += load_some(bias + column, count);
           if (outer.any()) v *= outer.at(at, count);
@@ -90,12 +91,12 @@ void weight_gradients(const ExpertRows& rows, const Left& left, std::int64_t m, 
                              m * n <= kSmallWeight);
     };
     if (streams) {
-      multiply([&](std::int64_t row, std::int64_t column, Vec v, std::int64_t) {
+      multiply([=](std::int64_t row, std::int64_t column, Vec v, std::int64_t) {
         stream(target + row * n + column, v);
       });
       finish_streaming();
     } else {
-      multiply([&](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
+      multiply([=](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
         store_some(target + row * n + column, v, count);
       });
     }
@@ -138,15 +139,16 @@ void backward(const ExpertsBackward& args, ThreadPool& pool, Scratch& scratch) {
   T* dpre = scratch.stream().take<T>(total * hidden);
   T* activated = wants_weights ? scratch.stream().take<T>(total * hidden) : nullptr;
   const T* pre = args.pre.as<const T>();
+  const Activation activation = args.activation;
   const LeftRows<Format, Dense<T>> left_dy({dy, out});
   for_each_expert_block(
       pool, scratch.stream(), args.rows, hidden, [&](std::int64_t expert, const Block& block, int worker) {
-        const auto finish = [&](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
+        const auto finish = [=](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
           const std::int64_t at = row * hidden + column;
           const Vec x = load_some(pre + at, count);
           const Vec factors = inner.any() ? inner.at(at, count) : splat(1.0f);
-          if (activated) store_some(activated + at, activate(x, args.activation) * factors, count);
-          store_some(dpre + at, v * factors * activation_gradient(x, args.activation), count);
+          if (activated) store_some(activated + at, activate(x, activation) * factors, count);
+          store_some(dpre + at, v * factors * activation_gradient(x, activation), count);
         };
         VectorEpilogue epilogue(finish);
         const RightColumns<Format, Dense<T>> right({args.w2.as<const T>() + expert * hidden * out, out});
@@ -158,7 +160,7 @@ void backward(const ExpertsBackward& args, ThreadPool& pool, Scratch& scratch) {
     const LeftRows<Format, Dense<T>> left_dpre({dpre, hidden});
     for_each_expert_block(
         pool, scratch.stream(), args.rows, dim, [&](std::int64_t expert, const Block& block, int worker) {
-          const auto finish = [&](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
+          const auto finish = [=](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
             store_some(dx + row * dim + column, v, count);
           };
           VectorEpilogue epilogue(finish);

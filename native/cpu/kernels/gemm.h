@@ -162,21 +162,35 @@ class Epilogue {
   ~Epilogue() = default;
 };
 
-// An epilogue that takes the tile vector by vector: body(row, column, values, count), count <= kLanes.
+// An epilogue that takes the tile vector by vector: body(row, column, values, count), count <= kLanes. A body
+// that captures by value keeps what it captured in registers.
 template <class Body>
 class VectorEpilogue final : public Epilogue {
  public:
   explicit VectorEpilogue(const Body& body) : body_(body) {}
   void apply(const float* tile, std::int64_t stride, std::int64_t row, int rows, std::int64_t column,
              std::int64_t columns) override {
-    for (int r = 0; r < rows; ++r) {
-      for (std::int64_t c = 0; c < columns; c += kLanes) {
-        body_(row + r, column + c, load(tile + r * stride + c), smaller<std::int64_t>(columns - c, kLanes));
-      }
-    }
+    const std::int64_t whole = columns / kLanes * kLanes;
+    apply_whole(tile, stride, row, rows, column, whole);
+    if (whole < columns) apply_rest(tile + whole, stride, row, rows, column + whole, columns - whole);
   }
 
  private:
+  // Nearly all calls; the body is part of this loop, its count a constant.
+  __attribute__((flatten)) void apply_whole(const float* tile, std::int64_t stride, std::int64_t row,
+                                            int rows, std::int64_t column, std::int64_t columns) const {
+    const Body body = body_;
+    for (int r = 0; r < rows; ++r) {
+      for (std::int64_t c = 0; c < columns; c += kLanes) {
+        body(row + r, column + c, load(tile + r * stride + c), kLanes);
+      }
+    }
+  }
+  __attribute__((noinline)) void apply_rest(const float* tile, std::int64_t stride, std::int64_t row,
+                                            int rows, std::int64_t column, std::int64_t columns) const {
+    for (int r = 0; r < rows; ++r) body_(row + r, column, load(tile + r * stride), columns);
+  }
+
   const Body& body_;
 };
 

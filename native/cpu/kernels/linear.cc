@@ -15,6 +15,7 @@ namespace softmoe::cpu::SOFTMOE_ISA {
 void CpuKernels::run(const MatMul& args) {
   const std::int64_t m = args.m, n = args.n, k = args.k;
   const float alpha = static_cast<float>(args.alpha);
+  const bool accumulate = args.accumulate;
   with_type(args.a, [&](auto* a_type) {
     using T = std::remove_pointer_t<decltype(a_type)>;
     using Format = FormatOf<T>;
@@ -24,10 +25,10 @@ void CpuKernels::run(const MatMul& args) {
         const T* a = args.a.as<const T>() + item * m * k;
         const T* b = args.b.as<const T>() + item * k * n;
         Y* y = args.y.as<Y>() + item * m * n;
-        const auto finish = [&](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
+        const auto finish = [=](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
           Y* out = y + row * n + column;
           v = alpha * v;
-          store_some(out, args.accumulate ? load_some(out, count) + v : v, count);
+          store_some(out, accumulate ? load_some(out, count) + v : v, count);
         };
         VectorEpilogue epilogue(finish);
         const LeftRows<Format, Dense<T>> rows({a, k});
@@ -54,14 +55,16 @@ void CpuKernels::run(const LinearForward& args) {
       const float* bias = args.bias.as<const float>();
       T* pre = args.pre.as<T>();
       Y* y = args.y.as<Y>();
+      const std::int64_t out = args.out;
+      const Activation activation = args.activation;
       const LeftRows<Format, Dense<T>> left({args.x.as<const T>(), args.in});
       const RightRows<Format, Dense<T>> right({args.w.as<const T>(), args.out});
       for_each_block(pool, 1, args.rows, args.out, [&](std::int64_t, const Block& block, int worker) {
-        const auto finish = [&](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
+        const auto finish = [=](std::int64_t row, std::int64_t column, Vec v, std::int64_t count) {
           if (bias) v += load_some(bias + column, count);
-          const std::int64_t at = row * args.out + column;
+          const std::int64_t at = row * out + column;
           if (pre) store_some(pre + at, v, count);
-          store_some(y + at, activate(v, args.activation), count);
+          store_some(y + at, activate(v, activation), count);
         };
         VectorEpilogue epilogue(finish);
         multiply_block(left, right, epilogue, block, args.in, scratch.worker(worker),
