@@ -15,31 +15,42 @@ namespace {
 constexpr std::int64_t kPieceElements = 96;
 static_assert(kDepthBlock % kPieceElements == 0, "pieces end with the panels of A");
 
-// At most one panel of A, packed for all of the depth.
+// The rows of a block of A in panels of equal height, packed for all of the depth.
 template <class Format>
 struct PackedRows {
   static constexpr std::int64_t kStep = std::int64_t{kDepthBlock} * Format::kPerElement;
-  static constexpr int kSize = Format::kRows * kPanelStride + kLanes;  // of a block of depth
+  static constexpr int kSize = Format::kRows * kPanelStride + kLanes;  // of a block of depth of a panel
   typename Format::Element* blocks;
-  int rows;
+  std::int64_t rows, panels, depth_blocks;
   bool packs_columns;
 
   PackedRows(const LeftOperand<Format>& a, const Block& block, std::int64_t depth, Arena& arena)
-      : blocks(arena.take<typename Format::Element>(larger<std::int64_t>(ceil_div(depth, kStep), 1) * kSize)),
-        rows(static_cast<int>(block.row_end - block.row_begin)),
+      : rows(block.row_end - block.row_begin),
+        panels(ceil_div(rows, Format::kRows)),
+        depth_blocks(larger<std::int64_t>(ceil_div(depth, kStep), 1)),
         packs_columns(a.packs_columns()) {
-    for (std::int64_t k = 0; k < depth; k += kStep) {
-      a.pack(blocks + k / kStep * kSize, block.row_begin, rows, k,
-             static_cast<int>(smaller(depth - k, kStep)));
+    blocks = arena.take<typename Format::Element>(panels * depth_blocks * kSize);
+    for (std::int64_t panel = 0; panel < panels; ++panel) {
+      for (std::int64_t k = 0; k < depth; k += kStep) {
+        a.pack(blocks + (panel * depth_blocks + k / kStep) * kSize, block.row_begin + first(panel),
+               height(panel), k, static_cast<int>(smaller(depth - k, kStep)));
+      }
     }
   }
-  const typename Format::Element* at(std::int64_t k) const {
+  std::int64_t first(std::int64_t panel) const { return panel * rows / panels; }
+  int height(std::int64_t panel) const { return static_cast<int>(first(panel + 1) - first(panel)); }
+  const typename Format::Element* at(std::int64_t panel, std::int64_t k) const {
     const std::int64_t element = k % kStep / Format::kPerElement;
-    return blocks + k / kStep * kSize + (packs_columns ? element * Format::kRows : element);
+    return blocks + (panel * depth_blocks + k / kStep) * kSize +
+           (packs_columns ? element * Format::kRows : element);
   }
 };
 
-// Columns [begin, end), whole tiles, from B in memory.
+// Elements of depth by which one panel asks for B ahead of its own reading.
+constexpr std::int64_t kElementsAhead = 64;
+
+// Columns [begin, end), whole tiles, from B in memory. Several panels of rows follow each other over each
+// block of depth of a tile: the first reads memory, and together they ask for the next block.
 template <class Format>
 void multiply_memory(const PackedRows<Format>& left, const char* data, std::int64_t stride,
                      Epilogue& epilogue, std::int64_t row, std::int64_t begin, std::int64_t end,
@@ -49,29 +60,67 @@ void multiply_memory(const PackedRows<Format>& left, const char* data, std::int6
   if (left.rows == 1) {
     float* sums = arena.take<float>(end - begin);
     for (std::int64_t k = 0; k < depth; k += kStep) {
-      multiply_one_row<Format>(smaller(depth - k, kStep), left.at(k),
+      multiply_one_row<Format>(smaller(depth - k, kStep), left.at(0, k),
                                data + k * stride + begin * kColumnBytes, stride, end - begin, sums, k > 0);
     }
     return epilogue.apply(sums, end - begin, row, 1, begin, end - begin);
   }
-  float* tile = arena.take<float>(2 * Format::kRows * kTileColumns);
+  constexpr std::int64_t kTile = 2 * Format::kRows * kTileColumns;
+  float* tiles = arena.take<float>(left.panels * kTile);
   for (std::int64_t column = begin; column < end;) {
-    const int panels = end - column >= 2 * kTileColumns ? panels_in_memory(left.rows) : 1;
+    const int panels = end - column >= 2 * kTileColumns ? panels_in_memory(left.height(0)) : 1;
     const std::int64_t columns = panels * kTileColumns;
     const char* from = data + column * kColumnBytes;
     for (std::int64_t k = 0; k < depth; k += kStep) {
-      const std::int64_t steps = smaller(depth - k, kStep);
+      const std::int64_t steps = smaller(depth - k, kStep), elements = steps / Format::kPerElement;
       const char* next = k + steps < depth ? from + (k + steps) * stride : from + columns * kColumnBytes;
-      multiply_in_memory<Format>(left.rows, steps, left.at(k), from + k * stride, stride, next, panels, tile,
-                                 k > 0);
+      const std::int64_t element_bytes = stride * Format::kPerElement;
+      const std::int64_t share = ceil_div(elements, left.panels);
+      for (std::int64_t panel = 0; panel < left.panels; ++panel) {
+        const char* b = from + k * stride;
+        const RowsAhead ahead =
+            left.panels == 1 ? RowsAhead{b + kElementsAhead * element_bytes, elements - kElementsAhead, next}
+                             : RowsAhead{next + panel * share * element_bytes,
+                                         smaller(share, elements - panel * share), nullptr};
+        multiply_in_memory<Format>(left.height(panel), steps, left.at(panel, k), b, stride, ahead, panels,
+                                   tiles + panel * kTile, k > 0);
+      }
     }
-    epilogue.apply(tile, columns, row, left.rows, column, columns);
+    for (std::int64_t panel = 0; panel < left.panels; ++panel) {
+      epilogue.apply(tiles + panel * kTile, columns, row + left.first(panel), left.height(panel), column,
+                     columns);
+    }
     column += columns;
   }
 }
 
-// A block of at most one panel of rows: B is read once, so it goes straight from memory to registers, or
-// through the L1 cache in small pieces.
+// The bytes of A, packed for all of the depth, that leave room in the L2 cache; and the panels above which
+// packing B costs less than reading it anew for each.
+constexpr std::int64_t kMostLeftBytes = 384 << 10, kMostPanels = 8;
+
+// Few rows: B goes straight from memory to registers where it lies there as the microkernel reads it. Returns
+// the first column that is left to do.
+template <class Format>
+std::int64_t multiply_few_panels(const LeftOperand<Format>& a, const RightOperand<Format>& b,
+                                 Epilogue& epilogue, const Block& block, std::int64_t depth, Arena& arena) {
+  const std::int64_t whole = (block.column_end - block.column_begin) / kTileColumns * kTileColumns;
+  const std::int64_t rows = block.row_end - block.row_begin, panels = ceil_div(rows, Format::kRows);
+  const char* data = nullptr;
+  std::int64_t stride = 0;
+  const bool reads_memory =
+      kReadsMemory<Format> && whole > 0 && depth > 0 && !a.packs_columns() &&
+      (panels == 1 ||
+       (panels <= kMostPanels &&
+        panels * Format::kRows * ceil_div(depth, Format::kPerElement) * 4 <= kMostLeftBytes)) &&
+      b.in_memory(&data, &stride);
+  if (!reads_memory) return block.column_begin;
+  const Arena::Frame frame(arena);
+  multiply_memory(PackedRows<Format>(a, block, depth, arena), data, stride, epilogue, block.row_begin,
+                  block.column_begin, block.column_begin + whole, depth, arena);
+  return block.column_begin + whole;
+}
+
+// A block of at most one panel of rows: B is read once, so it goes through the L1 cache in small pieces.
 template <class Format>
 void multiply_panel(const LeftOperand<Format>& a, const RightOperand<Format>& b, Epilogue& epilogue,
                     const Block& block, std::int64_t depth, Arena& arena) {
@@ -80,16 +129,8 @@ void multiply_panel(const LeftOperand<Format>& a, const RightOperand<Format>& b,
   static_cast<void>(tile_registers);
   const Arena::Frame frame(arena);
   const PackedRows<Format> left(a, block, depth, arena);
+  const int rows = static_cast<int>(left.rows);
   std::int64_t column = block.column_begin;
-  const char* data = nullptr;
-  std::int64_t stride = 0;
-  if (kReadsMemory<Format> && !left.packs_columns && depth > 0 && b.in_memory(&data, &stride)) {
-    const std::int64_t whole = (block.column_end - column) / kTileColumns * kTileColumns;
-    if (whole > 0) {
-      multiply_memory(left, data, stride, epilogue, block.row_begin, column, column + whole, depth, arena);
-    }
-    column += whole;
-  }
 
   // In equal pieces that end where A's panels do.
   const std::int64_t first_elements =
@@ -112,11 +153,11 @@ void multiply_panel(const LeftOperand<Format>& a, const RightOperand<Format>& b,
         next = {column + kTileColumns, 0};
       }
       b.pack(right, kPieceElements * kTileColumns, column, columns, k, steps, next);
-      multiply_tile<Format>(left.rows, left.packs_columns, elements, left.at(k), right, tile, k > 0,
+      multiply_tile<Format>(rows, left.packs_columns, elements, left.at(0, k), right, tile, k > 0,
                             LinesAhead(), false);
       k += piece_steps;
     } while (k < depth);
-    epilogue.apply(tile, kTileColumns, block.row_begin, left.rows, column, columns);
+    epilogue.apply(tile, kTileColumns, block.row_begin, rows, column, columns);
   }
 }
 
@@ -124,7 +165,12 @@ void multiply_panel(const LeftOperand<Format>& a, const RightOperand<Format>& b,
 
 template <class Format>
 void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b, Epilogue& epilogue,
-                    const Block& block, std::int64_t depth, Arena& arena, bool precise) {
+                    const Block& whole_block, std::int64_t depth, Arena& arena, bool precise) {
+  Block block = whole_block;
+  // Precise sums are rounded between blocks of depth, which must therefore be the same for any number of
+  // rows.
+  if (!precise) block.column_begin = multiply_few_panels(a, b, epilogue, block, depth, arena);
+  if (block.column_begin == block.column_end) return;
   using Element = typename Format::Element;
   const TileRegistersOf<Format> tile_registers;
   static_cast<void>(tile_registers);
@@ -134,8 +180,6 @@ void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b,
   const std::int64_t column_panels = ceil_div(columns, kTileColumns);
   const std::int64_t row_panels = ceil_div(block.row_end - block.row_begin, Format::kRows);
   const bool one_pass = depth <= kStep;
-  // Precise sums are rounded between blocks of depth, which must therefore be the same for any number of
-  // rows.
   if (row_panels == 1 && !precise) return multiply_panel(a, b, epilogue, block, depth, arena);
   const bool packs_columns = a.packs_columns();
 
@@ -201,7 +245,7 @@ BlockSizes choose_blocks(std::int64_t items, std::int64_t rows, std::int64_t col
   // A block of B (kDepthBlock x 256 x 4 bytes = 384 KiB) lies in the L2 cache. B is packed once for 1,008
   // rows.
   constexpr std::int64_t kMostRows = 72 * kTileRows;
-  // At most one panel of rows reads B from memory: the longer without a break, the better.
+  // Few rows read B from memory: the longer without a break, the better.
   const std::int64_t most_columns = rows <= kTileRows ? 2048 : 256;
   BlockSizes size{
       round_up(ceil_div(rows, ceil_div(rows, kMostRows)), kTileRows),

@@ -133,14 +133,20 @@ inline void multiply_one_row(std::int64_t steps, const typename Format::Element*
   if (steps % Format::kPerElement != 0) add_elements(e, 1, false);
 }
 
+// Rows of B that a multiplication from memory asks the caches for, one in each step: `count` from `begin` on,
+// then, unless that is null, from `next` on.
+struct RowsAhead {
+  const char* begin;
+  std::int64_t count;  // in elements of depth
+  const char* next;
+};
+
 // Few rows use each element of B so few times that packing it would cost more than reading it: B straight
-// from memory, kVectors wide. tile (+)= A panel [row][kPanelStride] * B; `steps` of depth. Each step also
-// asks for what comes kElementsAhead later, at the end of the column for what begins at `next`: rows of B lie
-// in different pages, where the caches' own prefetching ends.
-constexpr std::int64_t kElementsAhead = 64;
+// from memory, kVectors wide. tile (+)= A panel [row][kPanelStride] * B; `steps` of depth. Rows of B lie in
+// different pages, where the caches' own prefetching ends: hence `ahead`.
 template <class Format, int kTileHeight, int kVectors, bool kAsks>
 void multiply_few_rows(std::int64_t steps, const typename Format::Element* a, const char* b,
-                       std::int64_t stride, const char* next, float* tile, std::int64_t tile_stride,
+                       std::int64_t stride, const RowsAhead& ahead, float* tile, std::int64_t tile_stride,
                        bool accumulate) {
   using Right = decltype(load_elements(a));
   constexpr int kRowLines = larger(kVectors * kLanes / 16 / Format::kPerElement, 1);
@@ -151,13 +157,15 @@ void multiply_few_rows(std::int64_t steps, const typename Format::Element* a, co
     for (int v = 0; v < kVectors; ++v)
       sums[r][v] = accumulate ? load(tile + r * tile_stride + v * kLanes) : Vec{};
   }
-  const char* ahead = nullptr;
-  const auto multiply = [&](bool pair_is_whole) {
+  const char* asked = ahead.begin;
+  const auto ask = [&] {
 #pragma GCC unroll 4
-    for (int line = 0; kAsks && line < kRowLines * Format::kPerElement; ++line) {
-      __builtin_prefetch(ahead + line / kRowLines * stride + line % kRowLines * 64, 0, 2);
+    for (int line = 0; line < kRowLines * Format::kPerElement; ++line) {
+      __builtin_prefetch(asked + line / kRowLines * stride + line % kRowLines * 64, 0, 2);
     }
-    ahead += stride * Format::kPerElement;
+    asked += stride * Format::kPerElement;
+  };
+  const auto multiply = [&](bool pair_is_whole) {
     Right right[kVectors];
     load_rows(right, b, stride, pair_is_whole);
 #pragma GCC unroll 32
@@ -171,9 +179,17 @@ void multiply_few_rows(std::int64_t steps, const typename Format::Element* a, co
   };
   const std::int64_t elements = steps / Format::kPerElement;
   std::int64_t e = 0;
-  ahead = b + kElementsAhead * Format::kPerElement * stride;
-  for (; e < elements - kElementsAhead; ++e) multiply(true);
-  ahead = next;
+  if constexpr (kAsks) {
+    for (; e < smaller(ahead.count, elements); ++e) {
+      ask();
+      multiply(true);
+    }
+    asked = ahead.next;
+    for (; asked && e < elements; ++e) {
+      ask();
+      multiply(true);
+    }
+  }
   for (; e < elements; ++e) multiply(true);
   if (steps % Format::kPerElement != 0) multiply(false);
 #pragma GCC unroll 32
@@ -285,7 +301,7 @@ constexpr int kFewRows = kTileRows / 2 - 1;
 
 template <class Format>
 using FewRowsFunction = void (*)(std::int64_t, const typename Format::Element*, const char*, std::int64_t,
-                                 const char*, float*, std::int64_t, bool);
+                                 const RowsAhead&, float*, std::int64_t, bool);
 
 template <class Format, int kVectors, bool kAsks>
 struct FewRowsFunctions {
@@ -304,7 +320,7 @@ constexpr int panels_in_memory(int rows) { return rows <= kFewRows ? 2 : 1; }
 // wide too.
 template <class Format>
 inline void multiply_in_memory(int rows, std::int64_t steps, const typename Format::Element* a, const char* b,
-                               std::int64_t stride, const char* next, int panels, float* tile,
+                               std::int64_t stride, const RowsAhead& ahead, int panels, float* tile,
                                bool accumulate) {
   constexpr auto kAllRows = std::make_index_sequence<Format::kRows>();
   constexpr auto kFew = std::make_index_sequence<kFewRows>();
@@ -316,7 +332,7 @@ inline void multiply_in_memory(int rows, std::int64_t steps, const typename Form
   } else {
     function = FewRowsFunctions<Format, 2 * kTileVectors, true>::get(rows, kFew);
   }
-  function(steps, a, b, stride, next, tile, panels * kTileColumns, accumulate);
+  function(steps, a, b, stride, ahead, tile, panels * kTileColumns, accumulate);
 }
 
 }  // namespace softmoe::cpu::SOFTMOE_ISA
