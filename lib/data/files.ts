@@ -1,6 +1,6 @@
 /** Reading files with errors that name the file, and unpacking gzip without trusting it. */
 import { given } from '../core/arguments.js'
-import { createReadStream } from 'node:fs'
+import { createReadStream, type Stats } from 'node:fs'
 import { open, readdir, readFile, stat } from 'node:fs/promises'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip } from 'node:zlib'
@@ -12,7 +12,12 @@ export function fileError(file: string, cause: unknown): SoftMoEError {
   if (SoftMoEError.is(cause)) return cause
   const path = typeof file === 'string' ? file : given(file)
   const code = cause instanceof Error && 'code' in cause ? String(cause.code) : ''
-  if (code === 'ENOENT' || code === 'ENOTDIR') {
+  if (code === 'ENOTDIR') {
+    return new SoftMoEError('ERR_FILE_NOT_FOUND', `${path} or a part of it is no folder; check the path`, {
+      cause,
+    })
+  }
+  if (code === 'ENOENT') {
     return new SoftMoEError('ERR_FILE_NOT_FOUND', `${path} does not exist; check the path`, { cause })
   }
   if (code === 'EISDIR') {
@@ -29,7 +34,7 @@ export async function listFolder(path: string): Promise<{ folders: string[]; fil
   try {
     for (const entry of await readdir(path, { withFileTypes: true })) {
       if (entry.name.startsWith('.')) continue
-      const kind = entry.isSymbolicLink() ? await stat(`${path}/${entry.name}`) : entry
+      const kind = entry.isSymbolicLink() ? await target(`${path}/${entry.name}`) : entry
       if (kind.isDirectory()) folders.push(entry.name)
       else if (kind.isFile()) files.push(entry.name)
     }
@@ -37,6 +42,15 @@ export async function listFolder(path: string): Promise<{ folders: string[]; fil
     throw fileError(path, cause)
   }
   return { folders: folders.sort(), files: files.sort() }
+}
+
+/** What a link points at. */
+async function target(link: string): Promise<Stats> {
+  try {
+    return await stat(link)
+  } catch (cause) {
+    throw fileError(link, cause)
+  }
 }
 
 /** One name per line, empty lines dropped; undefined where the file is missing. Lists beyond 1 MiB are refused. */

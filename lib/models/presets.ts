@@ -28,7 +28,8 @@ const VMOE_SIZES = {
 function backbone(sizes: Readonly<Record<string, Size>>, name: string): Backbone {
   requireString('the name of the model', name)
   const match = /^([A-Za-z]+)\/(\d+)$/.exec(name)
-  const size = match === null ? undefined : sizes[match[1] ?? '']
+  const sizeName = match?.[1] ?? ''
+  const size = Object.hasOwn(sizes, sizeName) ? sizes[sizeName] : undefined
   const patchSize = Number(match?.[2])
   if (size === undefined || !(patchSize >= 4 && patchSize <= 32)) {
     throw new SoftMoEError(

@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs'
+import { symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { crc32, deflateSync } from 'node:zlib'
 import fc from 'fast-check'
@@ -145,6 +145,14 @@ describe('pictures', () => {
 })
 
 describe('readImageFolder', () => {
+  it('names a file in the place of a folder, and a link that leads nowhere', async () => {
+    const folder = folderOf({ 'a/1.png': encodePng(picture(2, 2, 1)) })
+    const file = join(folder, 'a/1.png')
+    await expect(readImageFolder(file)).rejects.toThrow(/1\.png .*no folder/)
+    symlinkSync(join(folder, 'nowhere'), join(folder, 'b'))
+    await expect(readImageFolder(folder)).rejects.toThrow(/b does not exist/)
+  })
+
   const png = (start: number, channels: 1 | 3 = 3): Buffer => encodePng(picture(6, 6, channels, start))
 
   it('divides each class 80 : 20 in a fixed way', async () => {

@@ -104,6 +104,8 @@ describe('errors say what was given and what to do', () => {
   })
 
   it('about models', () => {
+    for (const name of ['constructor/16', '__proto__/16', 'toString/8'])
+      expect(() => vit(name)).toThrow(/wanted a size \(Ti, S, B, L, H\)/)
     const config = { ...vit('S/16'), numClasses: 2 }
     const moe = { router: 'soft', numExperts: 4, groupSize: 100 } as const
     expectError(
