@@ -147,7 +147,7 @@ step("PyTorch's operations", 'python3', ['bench/cuda/pytorch_times.py'])
 step('every kernel of a training step', process.execPath, ['bench/cuda/kernel-times.mjs', ...size], driver)
 
 // --- the products of compute capability 9.0, off by default
-const wide = ['cuda_wide_products']
+const wide = ['cuda_wide']
 const checkedWide = ['--tool', 'memcheck', '--error-exitcode=1', tests, ...wide]
 if (device.includes('"computeCapability":"9.0"')) {
   const withWgmma = { ...driver, SOFTMOE_CUDA_WGMMA: '1' }
