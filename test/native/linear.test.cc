@@ -133,5 +133,29 @@ TEST(linear_layers_agree_with_loops) {
       [](Kernels& kernels) { for_random_cases(60, [&](Random& random) { check_linear(kernels, random); }); });
 }
 
+// However many rows there are, and so whether weights are packed or read where they lie.
+TEST(linear_rows_do_not_depend_on_their_number) {
+  for_each_instruction_set([](Kernels& kernels) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      constexpr std::int64_t kRows = 130, kIn = 801, kOut = 100;
+      Random random(7);
+      const Values x = random.values(dtype, kRows * kIn), w = random.values(dtype, kIn * kOut, 0.2);
+      const Values all(dtype, kRows * kOut);
+      LinearForward args;
+      args.x = x.buffer(), args.w = w.buffer(), args.y = all.buffer();
+      args.rows = kRows, args.in = kIn, args.out = kOut;
+      kernels.run(args);
+      for (const std::int64_t rows : {1, 2, 6, 7, 14, 15, 60, 100}) {
+        const Context context(std::string(name_of(dtype)) + ", " + std::to_string(rows) + " rows");
+        const Values some(dtype, rows * kOut);
+        args.y = some.buffer(), args.rows = rows;
+        kernels.run(args);
+        CHECK(std::memcmp(some.buffer().data, all.buffer().data,
+                          static_cast<std::size_t>(rows * kOut) * size_of(dtype)) == 0);
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace softmoe::testing

@@ -51,7 +51,10 @@ void for_each_expert_block(ThreadPool& pool, Arena& arena, const ExpertRows& row
   const Arena::Frame frame(arena);
   const ExpertBlocks blocks(rows, size.rows, arena);
   const std::int64_t column_blocks = ceil_div(columns, size.columns);
-  pool.parallel_for(blocks.count() * column_blocks, 1, [&](std::int64_t begin, std::int64_t end, int worker) {
+  // Thousands of small experts go to the threads by neighbours, which lie one after another in memory.
+  const std::int64_t tasks = blocks.count() * column_blocks;
+  const std::int64_t grain = larger<std::int64_t>(tasks / (64 * pool.threads()), 1);
+  pool.parallel_for(tasks, grain, [&](std::int64_t begin, std::int64_t end, int worker) {
     for (std::int64_t task = begin; task < end; ++task) {
       const ExpertBlock& part = blocks[task / column_blocks];
       const std::int64_t column = task % column_blocks * size.columns;

@@ -102,16 +102,28 @@ inline void load_rows(UintVec (&right)[kVectors], const char* b, std::int64_t st
 
 // One row times B straight from memory, in the order in which B lies there: sums (+)= a * B over `steps` of
 // depth and `columns`, a multiple of kTileColumns. Eight rows of B, read side by side from their beginnings
-// on, are as many streams as the processor's own prefetching follows at full bandwidth.
+// on, are as many streams as the processor's own prefetching follows at full bandwidth. Where rows are short,
+// the last of them ask for what follows in memory: as a rule the next of many small weights.
 template <class Format>
 inline void multiply_one_row(std::int64_t steps, const typename Format::Element* a, const char* b,
                              std::int64_t stride, std::int64_t columns, float* sums, bool accumulate) {
   constexpr int kAbreast = 8 / Format::kPerElement, kVectors = 2;
   constexpr int kColumnBytes = 4 / Format::kPerElement;
+  constexpr std::int64_t kShortRow = 512;
   const std::int64_t elements = steps / Format::kPerElement, element_bytes = stride * Format::kPerElement;
-  const auto add_elements = [&](std::int64_t e, int count, bool pair_is_whole) {
+  const auto add_elements = [&](std::int64_t e, int count, bool pair_is_whole, bool asks = false) {
     for (std::int64_t c = 0; c < columns; c += kVectors * kLanes) {
       Vec registers[kVectors];
+      if (asks) {
+        const char* following = b + (e + count) * element_bytes + c * kColumnBytes;
+#pragma GCC unroll 8
+        for (int i = 0; i < count * Format::kPerElement; ++i) {
+#pragma GCC unroll 2
+          for (int byte = 0; byte < kVectors * kLanes * kColumnBytes; byte += 64) {
+            __builtin_prefetch(following + i * stride + byte, 0, 2);
+          }
+        }
+      }
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
         registers[v] = accumulate || e > 0 ? load(sums + c + v * kLanes) : Vec{};
@@ -128,7 +140,8 @@ inline void multiply_one_row(std::int64_t steps, const typename Format::Element*
     }
   };
   std::int64_t e = 0;
-  for (; e + kAbreast <= elements; e += kAbreast) add_elements(e, kAbreast, true);
+  for (; e + 2 * kAbreast <= elements; e += kAbreast) add_elements(e, kAbreast, true);
+  for (; e + kAbreast <= elements; e += kAbreast) add_elements(e, kAbreast, true, columns <= kShortRow);
   for (; e < elements; ++e) add_elements(e, 1, true);
   if (steps % Format::kPerElement != 0) add_elements(e, 1, false);
 }
