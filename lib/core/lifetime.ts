@@ -3,6 +3,7 @@
  * disposes of what is not returned from it, or a tape, which disposes of its intermediates after `backward`. With no
  * collector a tensor belongs to the caller; the garbage collector is the last resort.
  */
+import { requireFunction } from './arguments.js'
 import { SoftMoEError } from './errors.js'
 import type { Tensor } from './tensor.js'
 
@@ -82,6 +83,7 @@ export function mapTensors<T>(value: T, replace: (tensor: Tensor) => Tensor): T 
  * @throws `ERR_INVALID_ARGUMENT` if `fn` is asynchronous: tensors made after its first `await` would escape.
  */
 export function scope<T>(fn: () => T): T {
+  requireFunction('what scope() runs', fn)
   const outer = current
   if (outer?.outlivesScopes === true) return fn()
   const collector = new ScopeCollector()

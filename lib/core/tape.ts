@@ -3,6 +3,7 @@
  * `backward` runs them in reverse, frees each intermediate as soon as nobody needs it any more, and leaves gradients
  * in the leaves (parameters and tensors made with `requiresGrad`).
  */
+import { requireArray, requireFunction } from './arguments.js'
 import { native } from '../native.js'
 import { SoftMoEError } from './errors.js'
 import { type Collector, visitTensors, withCollector } from './lifetime.js'
@@ -71,6 +72,7 @@ function withRecordingTape<T>(tape: Tape | null, fn: () => T): T {
 
 /** Runs `fn` without recording. */
 export function noGrad<T>(fn: () => T): T {
+  requireFunction('what noGrad() runs', fn)
   return withRecordingTape(null, fn)
 }
 
@@ -360,6 +362,9 @@ export function customGradient(
     inputs: readonly Tensor[],
   ) => readonly (Tensor | null)[],
 ): readonly Tensor[] {
+  requireArray('the inputs of customGradient', inputs)
+  requireFunction('forward of customGradient', forward)
+  requireFunction('backward of customGradient', backward)
   const outputs = noGrad(() => forward(inputs))
   recordOperation(name, inputs, outputs, [], (outputGradients) => {
     const gradients = backward(outputGradients, inputs)

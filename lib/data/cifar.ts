@@ -2,6 +2,7 @@
  * The binary version of CIFAR-10 and CIFAR-100 (Krizhevsky, "Learning multiple layers of features from tiny images",
  * 2009). A record is the label (CIFAR-100: coarse label, fine label), then 1,024 red, 1,024 green and 1,024 blue bytes.
  */
+import { requireObject, requireString } from '../core/arguments.js'
 import { open, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { SoftMoEError } from '../core/errors.js'
@@ -168,6 +169,8 @@ export interface CifarOptions {
  * @throws SoftMoEError `ERR_FILE_NOT_FOUND` when a batch is missing, `ERR_FILE_FORMAT` when a length or label is wrong
  */
 export async function readCifarFolder(folder: string, options: CifarOptions = {}): Promise<DatasetSplit> {
+  requireString('the folder', folder)
+  requireObject('the options of readCifarFolder', options)
   const isCifar10 = await stat(join(folder, 'test_batch.bin')).then(
     () => true,
     () => false,

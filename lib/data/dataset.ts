@@ -88,6 +88,7 @@ export function createDataset(parts: Omit<ImageDataset, 'count'>): ImageDataset 
 
 /** Images `start` to `end - 1` of a set, as views of the same memory. */
 export function sliceDataset(dataset: ImageDataset, start: number, end: number): ImageDataset {
+  requireObject('the data set', dataset)
   const imageBytes = dataset.height * dataset.width * dataset.channels
   return createDataset({
     ...dataset,
@@ -104,6 +105,7 @@ export interface ChannelStatistics {
 
 /** Measures mean and standard deviation of each channel; a constant channel gets the deviation 1. */
 export function channelStatistics(dataset: ImageDataset): ChannelStatistics {
+  requireObject('the data set', dataset)
   const { images, channels } = dataset
   const mean: number[] = []
   const std: number[] = []

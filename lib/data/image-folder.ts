@@ -1,4 +1,5 @@
 /** A folder of class folders with PNG images: `DIR/shoe/1.png`, or `DIR/train/shoe/1.png` and `DIR/test/shoe/2.png`. */
+import { requireObject, requireString } from '../core/arguments.js'
 import { basename, join } from 'node:path'
 import { SoftMoEError } from '../core/errors.js'
 import { Random, streamOf } from '../core/random.js'
@@ -113,6 +114,8 @@ export async function readImageFolder(
   folder: string,
   options: ImageFolderOptions = {},
 ): Promise<DatasetSplit> {
+  requireString('the folder', folder)
+  requireObject('the options of readImageFolder', options)
   if (
     options.size !== undefined &&
     !(Number.isInteger(options.size) && options.size >= 1 && options.size <= 4096)

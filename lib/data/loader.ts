@@ -1,4 +1,5 @@
 /** Batches of a data set, one after another: shuffled, augmented, normalised, and made ahead on a worker thread. */
+import { requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import { checkAugmentOptions, type AugmentOptions } from './augment.js'
 import { BatchMaker, stepsPerEpoch, type Batch, type BatchPlan } from './batch.js'
@@ -49,6 +50,8 @@ function wholeNumber(name: string, value: number, least: number, most: number): 
  * @throws SoftMoEError `ERR_INVALID_ARGUMENT` for options out of range
  */
 export function loadImages(dataset: ImageDataset, options: LoaderOptions): ImageLoader {
+  requireObject('the data set', dataset)
+  requireObject('the options of loadImages', options)
   const { batchSize, seed = 0, shuffle = true, start = 0, prefetch = 2, worker = true, signal } = options
   const dropLast = options.dropLast ?? shuffle
   wholeNumber('batchSize', batchSize, 1, dropLast ? dataset.count : Number.MAX_SAFE_INTEGER)

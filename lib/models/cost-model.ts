@@ -2,7 +2,7 @@
  * Parameters and FLOPs of a vision transformer from its configuration alone. A multiply-add counts as 2; only matrix
  * products are counted, as in the papers' tables.
  */
-import { requireNumber } from '../core/arguments.js'
+import { requireNumber, requireObject } from '../core/arguments.js'
 import { requireCount } from '../layers/module.js'
 import { defaultSlotsPerExpert } from '../routers/capacity.js'
 import { type RouterConfig, routerConfig, type SparseRouterConfig } from '../routers/create-router.js'
@@ -38,6 +38,7 @@ export function mlpCost(tokens: number, dim: number, hiddenDim: number): Cost {
 
 /** A Soft MoE layer: `2 M T d` each for logits, dispatch and combine, and `4 T d h` for the experts. */
 export function softMoeCost(shape: MoELayerShape): Cost {
+  requireObject('the shape of the layer', shape)
   const { tokens, dim, hiddenDim, numExperts, slotsPerExpert } = shape
   const slots = numExperts * slotsPerExpert
   const experts = mlpCost(slots, dim, hiddenDim)
@@ -56,6 +57,7 @@ export function softMoeExtraCost(shape: MoELayerShape): Cost {
 
 /** A layer routed by index: a gate of `2 M d E`, and the experts on `rows` rows. */
 export function sparseMoeCost(shape: Omit<MoELayerShape, 'slotsPerExpert'>, rows: number): Cost {
+  requireObject('the shape of the layer', shape)
   const { tokens, dim, hiddenDim, numExperts } = shape
   const experts = mlpCost(rows, dim, hiddenDim)
   return {

@@ -1,4 +1,5 @@
 /** What a routing by index did, in plain numbers. */
+import { requireCount, requireObject, requireSize } from '../core/arguments.js'
 import type { SparseRouting } from './sparse.js'
 
 /** A routing by index on the host: the rows that the experts work on. */
@@ -24,6 +25,7 @@ export interface SparseRoutingTable {
 
 /** Reads a routing from its device. */
 export async function readSparseRouting(routing: SparseRouting): Promise<SparseRoutingTable> {
+  requireObject('the routing', routing)
   const { groups, tokensPerGroup, numExperts, capacity, requested } = routing
   const [offsets, tokens, gates, softmax] = await Promise.all([
     routing.expertOffsets.data(),
@@ -83,6 +85,8 @@ export function expertsPerTokenHistogram({ expertsPerToken }: SparseRoutingTable
 
 /** How many rows have a gate in each of `bins` equal parts of [0, 1]. */
 export function gateHistogram({ rowGate }: SparseRoutingTable, bins = 20): number[] {
+  requireCount('bins', bins)
+  requireSize('the histogram', bins)
   const histogram = new Array<number>(bins).fill(0)
   for (const gate of rowGate) {
     const bin = Math.min(bins - 1, Math.floor(gate * bins))

@@ -3,8 +3,9 @@
  * disk and renamed over the target, and the folder is synced: whoever opens the name sees the old file or the new one,
  * also after a crash or a power failure.
  */
+import { requireString } from '../core/arguments.js'
 import { randomUUID } from 'node:crypto'
-import { open, readdir, rename, rm } from 'node:fs/promises'
+import { lstat, open, readdir, rename, rm } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
 import { SoftMoEError } from '../core/errors.js'
@@ -43,9 +44,11 @@ export async function writeFileAtomically(
   path: string,
   produce: (sink: FileSink) => Promise<void>,
 ): Promise<void> {
+  requireString('the path', path)
   const folder = dirname(resolve(path))
   const temporary = join(folder, `${temporaryPrefix(path)}${process.pid}-${randomUUID().slice(0, 8)}.tmp`)
   try {
+    await requireReplaceable(path)
     await removeLeftovers(folder, path)
     const file = await open(temporary, 'wx')
     try {
@@ -66,6 +69,16 @@ export async function writeFileAtomically(
     await rm(temporary, { force: true }).catch(() => undefined)
     throw writeError(path, cause)
   }
+}
+
+/** A device or a pipe would be gone where a file is renamed over it. */
+async function requireReplaceable(path: string): Promise<void> {
+  const found = await lstat(path).catch(() => null)
+  if (found === null || found.isFile() || found.isDirectory() || found.isSymbolicLink()) return
+  throw new SoftMoEError(
+    'ERR_FILE_WRITE',
+    `${path} cannot be written: a device, pipe or socket of that name is in the way; choose another name`,
+  )
 }
 
 /** {@link writeFileAtomically} for text that is at hand. */

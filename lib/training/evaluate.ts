@@ -1,4 +1,5 @@
 /** Measures a model on a test set. */
+import { requireObject } from '../core/arguments.js'
 import { scope } from '../core/lifetime.js'
 import { noGrad } from '../core/tape.js'
 import type { Tensor } from '../core/tensor.js'
@@ -121,6 +122,9 @@ export async function evaluate(
   dataset: ImageDataset,
   options: EvaluateOptions,
 ): Promise<Evaluation> {
+  requireObject('the model', model)
+  requireObject('the data set', dataset)
+  requireObject('the options of evaluate', options)
   const result = await testModel(model, dataset, options)
   const { samples, routers } = await inEvalMode(model, async () => {
     const batch = await sampleBatch(dataset, options)

@@ -8,6 +8,7 @@
  * The smaller of the two systems is solved, by Cholesky's method in float64: cost min(n, d)^3 / 3 for n images of d
  * features.
  */
+import { requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import { Random, streamOf } from '../core/random.js'
 import type { ChannelStatistics, DatasetSplit, ImageDataset } from '../data/dataset.js'
@@ -53,9 +54,13 @@ function matrix(rows: number, columns: number): Matrix {
  */
 export async function fewShotAccuracy(
   model: VisionTransformer,
-  { train, test }: DatasetSplit,
+  data: DatasetSplit,
   options: FewShotOptions,
 ): Promise<number> {
+  requireObject('the model', model)
+  requireObject('the data', data)
+  requireObject('the options of fewShotAccuracy', options)
+  const { train, test } = data
   const { shots = 10, l2 = DEFAULT_L2, seed = 0 } = options
   const chosen = chooseImages(train, shots, seed)
   const features = await frozenFeatures(model, chosen, options)

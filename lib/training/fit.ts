@@ -1,4 +1,5 @@
 /** A whole training run: data, model, optimiser, evaluations, checkpoints, metrics and report. */
+import { requireObject } from '../core/arguments.js'
 import { openDevice, setThreads, type Device } from '../core/device.js'
 import { SoftMoEError } from '../core/errors.js'
 import { RandomSource } from '../core/random-source.js'
@@ -82,6 +83,8 @@ const SECONDS_KEY = 'seconds'
  * training diverges; `ERR_CHECKPOINT_MISMATCH`, `ERR_FILE_NOT_FOUND` for `resume`
  */
 export async function train(options: TrainOptions = {}, hooks: TrainHooks = {}): Promise<TrainResult> {
+  requireObject('the options of train', options)
+  requireObject('the hooks of train', hooks)
   const folder = new RunFolder(options.out ?? DEFAULTS.out)
   const resumeFrom = await checkpointToResume(folder, options)
   const data = await openData(options.data, resumeFrom)

@@ -1,4 +1,5 @@
 /** Classifies pictures. */
+import { requireArray, requireObject } from '../core/arguments.js'
 import { SoftMoEError } from '../core/errors.js'
 import { scope } from '../core/lifetime.js'
 import { noGrad } from '../core/tape.js'
@@ -26,9 +27,12 @@ const BATCH_SIZE = 64
  * @throws (rejects) `ERR_INVALID_ARGUMENT` for a model whose images are neither grey nor red, green and blue
  */
 export async function classifyPictures(
-  { model, configuration }: Pick<TrainedModel, 'model' | 'configuration'>,
+  trained: Pick<TrainedModel, 'model' | 'configuration'>,
   pictures: readonly Picture[],
 ): Promise<ClassProbability[][]> {
+  requireObject('the trained model', trained)
+  requireArray('the pictures', pictures)
+  const { model, configuration } = trained
   if (pictures.length === 0) return []
   const { classNames, normalisation } = configuration
   const { channels = 3 } = configuration.model
@@ -75,6 +79,7 @@ export async function classifyFiles(
   trained: Pick<TrainedModel, 'model' | 'configuration'>,
   paths: readonly string[],
 ): Promise<ClassProbability[][]> {
+  requireArray('the paths', paths)
   const pictures: Picture[] = []
   for (const path of paths) pictures.push(await readPng(path))
   return classifyPictures(trained, pictures)

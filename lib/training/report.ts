@@ -1,4 +1,5 @@
 /** `report.html`: one self-contained page about one run or several, for light and dark screens and for print. */
+import { requireArray } from '../core/arguments.js'
 import { readFileSync } from 'node:fs'
 import { readFile, stat } from 'node:fs/promises'
 import { createRequire } from 'node:module'
@@ -76,6 +77,7 @@ async function readConfiguration(path: string): Promise<Record<string, unknown>>
  * `ERR_FILE_WRITE` when the page cannot be written
  */
 export async function writeReport(folders: readonly string[], path: string): Promise<void> {
+  requireArray('the folders of the runs', folders)
   if (folders.length < 1 || folders.length > MAX_RUNS) {
     throw new SoftMoEError(
       'ERR_INVALID_ARGUMENT',

@@ -2,6 +2,7 @@
  * Reading and writing safetensors files, tensor by tensor: neither direction holds more than one tensor of its own in
  * memory.
  */
+import { requireArray } from '../core/arguments.js'
 import { open, type FileHandle } from 'node:fs/promises'
 import { endianness } from 'node:os'
 import { SoftMoEError } from '../core/errors.js'
@@ -40,6 +41,7 @@ export async function writeSafetensors(
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   requireLittleEndian()
+  requireArray('the tensors', tensors)
   const { inOrder, header } = formatHeader(tensors, metadata)
   await writeFileAtomically(path, async (sink) => {
     await sink.write(header)

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, readFileSync, readdirSync } from 'node:fs'
+import { chmodSync, existsSync, lstatSync, mkdirSync, readFileSync, readdirSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { expect, it } from 'vitest'
@@ -85,3 +85,11 @@ it.skipIf(!canMount())(
     }
   },
 )
+
+it.runIf(process.platform !== 'win32')('leaves a pipe where it is', async () => {
+  const pipe = join(temporaryFolder(), 'pipe')
+  expect(spawnSync('mkfifo', [pipe]).status).toBe(0)
+  const code = 'ERR_FILE_WRITE'
+  await expect(writeFileAtomically(pipe, (sink) => sink.write(Buffer.of(1)))).rejects.toMatchObject({ code })
+  expect(lstatSync(pipe).isFIFO()).toBe(true)
+})
