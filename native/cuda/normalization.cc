@@ -10,7 +10,7 @@ namespace {
 constexpr const char* kFile = "normalization";
 constexpr const char* kNarrowFile = "narrow_layer_norm";
 constexpr std::int64_t kNarrowRow = 48;  // float32 rows up to this length are normalised in float64
-constexpr unsigned kNarrowThreads = 128;
+constexpr unsigned kNarrowThreads = 64;
 constexpr std::int64_t kBlockRows = 64;  // as in both kernel files
 
 bool is_narrow(const Buffer& x, const Buffer& y, std::int64_t dim) {

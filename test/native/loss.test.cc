@@ -62,6 +62,49 @@ TEST(cross_entropy_and_its_gradient_agree_with_double) {
   });
 }
 
+// Longer than what a warp or a block of a GPU keeps in registers.
+TEST(cross_entropy_of_many_classes_agrees_with_double) {
+  for_each_instruction_set([](Kernels& kernels) {
+    const double smoothing = 0.1;
+    for (const std::int64_t classes : {1111, 8403}) {
+      const std::int64_t rows = 3;
+      const Values x(kF32, normals(rows * classes, 6, 3)), dlosses(kF32, normals(rows, 7));
+      Values labels(kI32, rows), losses(kF32, rows), dlogits(kF32, rows * classes);
+      std::vector<double> want_losses, want_gradients;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const std::int64_t label = (r + 1) * (classes - 1) / rows;
+        labels.set(r, static_cast<double>(label));
+        std::vector<double> row;
+        double sum = 0;
+        for (std::int64_t c = 0; c < classes; ++c) {
+          row.push_back(x[r * classes + c]);
+          sum += std::exp(row.back());
+        }
+        want_losses.push_back(loss_of(CrossEntropyKind::kSoftmax, row, label, smoothing));
+        for (std::int64_t c = 0; c < classes; ++c) {
+          const double target = smoothing / static_cast<double>(classes) + (c == label ? 1 - smoothing : 0);
+          want_gradients.push_back(dlosses[r] * (std::exp(x[r * classes + c]) / sum - target));
+        }
+      }
+      kernels.run(CrossEntropyForward{x.buffer(), labels.buffer(), losses.buffer(), rows, classes,
+                                      CrossEntropyKind::kSoftmax, smoothing});
+      kernels.run(CrossEntropyBackward{x.buffer(), labels.buffer(), dlosses.buffer(), dlogits.buffer(), rows,
+                                       classes, CrossEntropyKind::kSoftmax, smoothing});
+      CHECK_CLOSE(losses, want_losses, 1e-6);
+      CHECK_CLOSE(dlogits, want_gradients, 1e-6);
+      Values largest(kI32, rows);
+      kernels.run(ArgMax{x.buffer(), largest.buffer(), rows, classes});
+      for (std::int64_t r = 0; r < rows; ++r) {
+        std::int64_t best = 0;
+        for (std::int64_t c = 0; c < classes; ++c) {
+          if (x[r * classes + c] > x[r * classes + best]) best = c;
+        }
+        CHECK_EQUAL(largest[r], static_cast<double>(best));
+      }
+    }
+  });
+}
+
 TEST(cross_entropy_survives_extreme_logits) {
   for_each_instruction_set([](Kernels& kernels) {
     const Values x(kF32, {1000, -1000, 0, 88, 500, 500, -INFINITY, 0, 0}), labels(kI32, {1, 0, 1}),

@@ -12,7 +12,8 @@ double tolerance(DType dtype) { return dtype == kBF16 ? 4e-3 : 2e-6; }
 struct Extents {
   std::int64_t rows, dim;
 };
-const std::vector<Extents> kExtents = {{1, 1}, {3, 7}, {130, 64}, {200, 100}, {65, 385}};
+const std::vector<Extents> kExtents = {{1, 1},    {3, 7},    {130, 64}, {200, 100},
+                                       {65, 385}, {9, 1111}, {2, 8403}};
 
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 

@@ -4,18 +4,16 @@
 //   softmax   loss = ln(sum exp(x - top)) - (1 - smoothing) (x_label - top) - smoothing mean(x - top)
 //             gradient softmax(x) - t
 //   sigmoid   loss = sum of max(x, 0) - t x + ln(1 + exp(-|x|)), gradient 1 / (1 + exp(-x)) - t
-// A row is read twice; nothing but the loss is kept for the backward, which makes the softmax again.
+// A row stays in registers (row_team.cuh tells of longer ones); nothing but the loss is kept for the
+// backward, which makes the softmax again.
 #include "cuda/kernels/loss_params.h"
 #include "cuda/kernels/row_team.cuh"
 
 namespace softmoe::cuda {
 
-template <class Team>
-__device__ __forceinline__ float sum_of_exponentials(const AnyFloats& x, std::int64_t first,
-                                                     std::int64_t count, float top) {
-  return Team::sum_of(count, [&](std::int64_t i, int n) {
-    return map4(load4(x, first + i, n), [&](float v) { return expf(v - top); });
-  });
+template <class Row>
+__device__ __forceinline__ float sum_of_exponentials(const Row& kept, float top) {
+  return kept.sum_of([&](float4 x) { return map4(x, [&](float v) { return expf(v - top); }); });
 }
 
 template <class Team>
@@ -28,21 +26,20 @@ __device__ __forceinline__ void cross_entropy(const CrossEntropyParams& p) {
     return;
   }
   const float at_label = load(p.logits, first + label);
+  const auto load_x = [&](std::int64_t i, int n) { return load4(p.logits, first + i, n); };
+  const auto kept = Team::keep(p.classes, load_x);
   float loss;
   if (p.kind == CrossEntropyKind::kSoftmax) {
-    const float top = Team::largest_of(p.logits, first, p.classes);
-    loss = logf(sum_of_exponentials<Team>(p.logits, first, p.classes, top)) -
-           (1 - p.smoothing) * (at_label - top);
+    const float top = kept.largest();
+    loss = logf(sum_of_exponentials(kept, top)) - (1 - p.smoothing) * (at_label - top);
     if (p.smoothing != 0) {
-      const float distance = Team::sum_of(p.classes, [&](std::int64_t i, int n) {
-        return map4(load4(p.logits, first + i, n), [&](float v) { return v - top; });
-      });
+      const float distance = kept.sum_of([&](float4 x) { return map4(x, [&](float v) { return v - top; }); });
       loss -= p.smoothing * (distance / static_cast<float>(p.classes));
     }
   } else {
     const float off_target = p.smoothing / static_cast<float>(p.classes);
-    const float sum = Team::sum_of(p.classes, [&](std::int64_t i, int n) {
-      return map4(load4(p.logits, first + i, n), [&](float v) {
+    const float sum = kept.sum_of([&](float4 x) {
+      return map4(x, [&](float v) {
         // Not fmaxf, which would pass over a NaN.
         return (v < 0 ? 0.0f : v) - off_target * v + log1pf(expf(-fabsf(v)));
       });
@@ -62,17 +59,18 @@ __device__ __forceinline__ void cross_entropy_backward(const CrossEntropyBackwar
   const bool is_softmax = p.kind == CrossEntropyKind::kSoftmax;
   const float dloss = is_valid ? p.dlosses[row] : NAN;
   const float off_target = p.smoothing / static_cast<float>(p.classes);
+  const auto load_x = [&](std::int64_t i, int n) { return load4(p.logits, first + i, n); };
+  const auto kept = Team::keep(p.classes, load_x);
   float top = 0, factor = 0;
   if (is_softmax) {
-    top = Team::largest_of(p.logits, first, p.classes);
-    factor = 1.0f / sum_of_exponentials<Team>(p.logits, first, p.classes, top);
+    top = kept.largest();
+    factor = 1.0f / sum_of_exponentials(kept, top);
   }
   const auto gradient = [&](float v, std::int64_t index) {
     const float probability = is_softmax ? expf(v - top) * factor : __fdividef(1.0f, 1.0f + expf(-v));
     return dloss * (probability - off_target - (index == label ? 1 - p.smoothing : 0.0f));
   };
-  Team::for_fours(p.classes, [&](std::int64_t i, int n) {
-    const float4 v = load4(p.logits, first + i, n);
+  kept.for_fours([&](std::int64_t i, int n, float4 v) {
     store4(p.dlogits, first + i,
            make_float4(gradient(v.x, i), gradient(v.y, i + 1), gradient(v.z, i + 2), gradient(v.w, i + 3)),
            n);
@@ -85,16 +83,17 @@ template <class Team>
 __device__ __forceinline__ void argmax(const ArgMaxParams& p) {
   const std::int64_t row = Team::row(), first = row * p.columns;
   if (row >= p.rows) return;
-  const float top = Team::largest_of(p.x, first, p.columns);
+  const auto load_x = [&](std::int64_t i, int n) { return load4(p.x, first + i, n); };
+  const auto kept = Team::keep(p.columns, load_x);
+  const float top = kept.largest();
   // Indices below 2^24 are exact as float32; longer rows are searched part by part.
   constexpr std::int64_t kExact = std::int64_t{1} << 24;
   for (std::int64_t begin = 0; begin < p.columns; begin += kExact) {
-    const std::int64_t count = min(p.columns - begin, kExact);
     float nearest = INFINITY;
-    Team::for_fours(count, [&](std::int64_t i, int n) {
-      const float4 v = load4(p.x, first + begin + i, n);
+    kept.for_fours([&](std::int64_t i, int n, float4 v) {
+      if (i < begin || i >= begin + kExact) return;
       const auto look = [&](float value, int offset) {
-        if (offset < n && value == top) nearest = fminf(nearest, static_cast<float>(i + offset));
+        if (offset < n && value == top) nearest = fminf(nearest, static_cast<float>(i - begin + offset));
       };
       look(v.x, 0), look(v.y, 1), look(v.z, 2), look(v.w, 3);
     });

@@ -1,5 +1,5 @@
-// Row normalisations and row softmax, a team of threads a row. A row is read two or three times, from the
-// cache but for the first time; statistics are float32.
+// Row normalisations and row softmax, a team of threads a row, which it keeps in registers: each element is
+// read once (row_team.cuh tells of longer rows). Statistics are float32.
 //
 // Parameter gradients (dscale, dbias) are sums over rows: blocks of kBlockRows rows in ascending order, then
 // the blocks' sums in ascending order, which costs one more pass over x and dy.
@@ -15,15 +15,15 @@ __device__ __forceinline__ void layer_norm(const LayerNormParams& p) {
   const std::int64_t row = Team::row(), first = row * p.dim;
   if (row >= p.rows) return;
   const float dim = static_cast<float>(p.dim);
-  const float mean =
-      Team::sum_of(p.dim, [&](std::int64_t i, int n) { return load4(p.x, first + i, n); }) / dim;
+  const auto load_x = [&](std::int64_t i, int n) { return load4(p.x, first + i, n); };
+  const auto kept = Team::keep(p.dim, load_x);
+  const float mean = kept.sum_of([](float4 x) { return x; }) / dim;
   // Variance around it.
-  const float squares = Team::sum_of(p.dim, [&](std::int64_t i, int n) {
-    return map4(load4(p.x, first + i, n), [&](float v) { return (v - mean) * (v - mean); });
-  });
+  const float squares =
+      kept.sum_of([&](float4 x) { return map4(x, [&](float v) { return (v - mean) * (v - mean); }); });
   const float rstd = 1.0f / sqrtf(squares / dim + static_cast<float>(p.eps));
-  Team::for_fours(p.dim, [&](std::int64_t i, int n) {
-    float4 v = map4(load4(p.x, first + i, n), [&](float x) { return (x - mean) * rstd; });
+  kept.for_fours([&](std::int64_t i, int n, float4 four) {
+    float4 v = map4(four, [&](float x) { return (x - mean) * rstd; });
     if (p.scale.data) v = map4(v, load4(p.scale, i, n), [](float x, float scale) { return x * scale; });
     if (p.bias.data) v = map4(v, load4(p.bias, i, n), [](float x, float bias) { return x + bias; });
     store4(p.y, first + i, v, n);
@@ -41,23 +41,22 @@ __device__ __forceinline__ void layer_norm_backward(const LayerNormBackwardParam
   if (row >= p.rows) return;
   const float mean = p.mean[row], rstd = p.rstd[row];
   const float inverse_dim = __fdividef(1.0f, static_cast<float>(p.dim));
-  const auto centred = [&](std::int64_t i, int n) {
-    return map4(load4(p.x, first + i, n), [&](float v) { return (v - mean) * rstd; });
+  const auto load_both = [&](std::int64_t i, int n) -> TwoFours {
+    const float4 xhat = map4(load4(p.x, first + i, n), [&](float v) { return (v - mean) * rstd; });
+    float4 g = load4(p.dy, first + i, n);
+    if (p.scale.data) g = map4(g, load4(p.scale, i, n), [](float d, float scale) { return d * scale; });
+    return {g, xhat};
   };
-  const auto scaled = [&](std::int64_t i, int n) {
-    const float4 dy = load4(p.dy, first + i, n);
-    return p.scale.data ? map4(dy, load4(p.scale, i, n), [](float d, float scale) { return d * scale; }) : dy;
-  };
-  const float mean_g = inverse_dim * Team::sum_of(p.dim, scaled);
-  const float mean_product =
-      inverse_dim * Team::sum_of(p.dim, [&](std::int64_t i, int n) {
-        return map4(scaled(i, n), centred(i, n), [](float g, float xhat) { return g * xhat; });
-      });
-  Team::for_fours(p.dim, [&](std::int64_t i, int n) {
-    store4(p.dx, first + i,
-           map4(scaled(i, n), centred(i, n),
-                [&](float g, float xhat) { return rstd * (g - mean_g - xhat * mean_product); }),
-           n);
+  const auto kept = Team::keep(p.dim, load_both);
+  const float mean_g = inverse_dim * kept.sum_of([](const TwoFours& both) { return both.a; });
+  const float mean_product = inverse_dim * kept.sum_of([](const TwoFours& both) {
+    return map4(both.a, both.b, [](float g, float xhat) { return g * xhat; });
+  });
+  kept.for_fours([&](std::int64_t i, int n, const TwoFours& both) {
+    store4(
+        p.dx, first + i,
+        map4(both.a, both.b, [&](float g, float xhat) { return rstd * (g - mean_g - xhat * mean_product); }),
+        n);
   });
 }
 SOFTMOE_ROW_KERNELS(layer_norm_backward, LayerNormBackwardParams, layer_norm_backward)
@@ -65,15 +64,22 @@ SOFTMOE_ROW_KERNELS(layer_norm_backward, LayerNormBackwardParams, layer_norm_bac
 // One thread a column and block of rows.
 extern "C" __global__ void __launch_bounds__(kRowThreads)
     layer_norm_parameter_parts(const __grid_constant__ LayerNormParameterParts p) {
+  __shared__ float means[kBlockRows], rstds[kBlockRows];
+  const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * kBlockRows;
+  const int rows = static_cast<int>(min(p.rows - begin, static_cast<std::int64_t>(kBlockRows)));
+  if (threadIdx.x < rows) {
+    means[threadIdx.x] = p.mean[begin + threadIdx.x];
+    rstds[threadIdx.x] = p.rstd[begin + threadIdx.x];
+  }
+  __syncthreads();
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.y) * kRowThreads + threadIdx.x;
   if (i >= p.dim) return;
-  const std::int64_t begin = static_cast<std::int64_t>(blockIdx.x) * kBlockRows;
-  const std::int64_t end = min(begin + kBlockRows, p.rows);
   float dscale = 0, dbias = 0;
 #pragma unroll 4
-  for (std::int64_t row = begin; row < end; ++row) {
-    const float dy = load(p.dy, row * p.dim + i);
-    dscale += dy * ((load(p.x, row * p.dim + i) - p.mean[row]) * p.rstd[row]);
+  for (int r = 0; r < rows; ++r) {
+    const std::int64_t at = (begin + r) * p.dim + i;
+    const float dy = load(p.dy, at);
+    dscale += dy * ((load(p.x, at) - means[r]) * rstds[r]);
     dbias += dy;
   }
   float* part = static_cast<float*>(p.parts) + static_cast<std::int64_t>(blockIdx.x) * 2 * p.dim;
@@ -101,12 +107,12 @@ template <class Team>
 __device__ __forceinline__ void l2_normalize(const L2NormalizeParams& p) {
   const std::int64_t row = Team::row(), first = row * p.dim;
   if (row >= p.rows) return;
-  const float squares = Team::sum_of(p.dim, [&](std::int64_t i, int n) {
-    return map4(load4(p.x, first + i, n), [](float v) { return v * v; });
-  });
+  const auto load_x = [&](std::int64_t i, int n) { return load4(p.x, first + i, n); };
+  const auto kept = Team::keep(p.dim, load_x);
+  const float squares = kept.sum_of([](float4 x) { return map4(x, [](float v) { return v * v; }); });
   const float inverse_norm = 1.0f / sqrtf(squares + p.eps);
-  Team::for_fours(p.dim, [&](std::int64_t i, int n) {
-    store4(p.y, first + i, map4(load4(p.x, first + i, n), [&](float v) { return v * inverse_norm; }), n);
+  kept.for_fours([&](std::int64_t i, int n, float4 x) {
+    store4(p.y, first + i, map4(x, [&](float v) { return v * inverse_norm; }), n);
   });
   if (p.inverse_norm && Team::rank() == 0) p.inverse_norm[row] = inverse_norm;
 }
@@ -118,15 +124,16 @@ __device__ __forceinline__ void l2_normalize_backward(const L2NormalizeBackwardP
   const std::int64_t row = Team::row(), first = row * p.dim;
   if (row >= p.rows) return;
   const float r = p.inverse_norm[row];
-  const auto multiply = [](float x, float dy) { return x * dy; };
-  const float along = r * Team::sum_of(p.dim, [&](std::int64_t i, int n) {
-                        return map4(load4(p.x, first + i, n), load4(p.dy, first + i, n), multiply);
-                      });
-  Team::for_fours(p.dim, [&](std::int64_t i, int n) {
+  const auto load_both = [&](std::int64_t i, int n) -> TwoFours {
+    return {load4(p.x, first + i, n), load4(p.dy, first + i, n)};
+  };
+  const auto kept = Team::keep(p.dim, load_both);
+  const float along = r * kept.sum_of([](const TwoFours& both) {
+    return map4(both.a, both.b, [](float x, float dy) { return x * dy; });
+  });
+  kept.for_fours([&](std::int64_t i, int n, const TwoFours& both) {
     store4(p.dx, first + i,
-           map4(load4(p.x, first + i, n), load4(p.dy, first + i, n),
-                [&](float x, float dy) { return r * (dy - (r * along) * x); }),
-           n);
+           map4(both.a, both.b, [&](float x, float dy) { return r * (dy - (r * along) * x); }), n);
   });
 }
 SOFTMOE_ROW_KERNELS(l2_normalize_backward, L2NormalizeBackwardParams, l2_normalize_backward)
@@ -135,13 +142,14 @@ template <class Team>
 __device__ __forceinline__ void softmax(const SoftmaxParams& p) {
   const std::int64_t row = Team::row(), first = row * p.columns;
   if (row >= p.rows) return;
-  const float top = Team::largest_of(p.x, first, p.columns);
+  const auto load_x = [&](std::int64_t i, int n) { return load4(p.x, first + i, n); };
+  const auto kept = Team::keep(p.columns, load_x);
+  const float top = kept.largest();
   const auto weight = [&](float v) { return top == -INFINITY || isnan(v) ? 0.0f : expf(v - top); };
-  const float total =
-      Team::sum_of(p.columns, [&](std::int64_t i, int n) { return map4(load4(p.x, first + i, n), weight); });
+  const float total = kept.sum_of([&](float4 x) { return map4(x, weight); });
   const float factor = total > 0 ? 1.0f / total : 0.0f;
-  Team::for_fours(p.columns, [&](std::int64_t i, int n) {
-    store4(p.y, first + i, map4(load4(p.x, first + i, n), [&](float v) { return weight(v) * factor; }), n);
+  kept.for_fours([&](std::int64_t i, int n, float4 x) {
+    store4(p.y, first + i, map4(x, [&](float v) { return weight(v) * factor; }), n);
   });
   if (p.log_sum_exp && Team::rank() == 0) {
     p.log_sum_exp[row] = top == -INFINITY ? -INFINITY : top + logf(total);
@@ -153,15 +161,14 @@ template <class Team>
 __device__ __forceinline__ void softmax_backward(const SoftmaxBackwardParams& p) {
   const std::int64_t row = Team::row(), first = row * p.columns;
   if (row >= p.rows) return;
-  const float inner = Team::sum_of(p.columns, [&](std::int64_t i, int n) {
-    return map4(load4(p.y, first + i, n), load4(p.dy, first + i, n),
-                [](float y, float dy) { return y * dy; });
-  });
-  Team::for_fours(p.columns, [&](std::int64_t i, int n) {
-    store4(p.dx, first + i,
-           map4(load4(p.y, first + i, n), load4(p.dy, first + i, n),
-                [&](float y, float dy) { return y * (dy - inner); }),
-           n);
+  const auto load_both = [&](std::int64_t i, int n) -> TwoFours {
+    return {load4(p.y, first + i, n), load4(p.dy, first + i, n)};
+  };
+  const auto kept = Team::keep(p.columns, load_both);
+  const float inner = kept.sum_of(
+      [](const TwoFours& both) { return map4(both.a, both.b, [](float y, float dy) { return y * dy; }); });
+  kept.for_fours([&](std::int64_t i, int n, const TwoFours& both) {
+    store4(p.dx, first + i, map4(both.a, both.b, [&](float y, float dy) { return y * (dy - inner); }), n);
   });
 }
 SOFTMOE_ROW_KERNELS(softmax_backward, SoftmaxBackwardParams, softmax_backward)
