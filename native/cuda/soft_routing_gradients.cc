@@ -84,7 +84,8 @@ void CudaKernels::run(const SoftLogitsBackward& args) {
   const Workspace dscale_parts = launcher_.workspace_of<float>(rows);
   const Workspace dphihat = launcher_.workspace_of<float>(dim * slots);
 
-  launcher_.launch(kFile, "soft_normalize_slots", {divide_up(dim * slots, 256)}, 256, 0,
+  launcher_.launch(kFile, "soft_normalize_slots", {divide_up(slots, 32), divide_up(dim, kNormalizedRows)},
+                   256, 0,
                    NormalizeSlots{args.phi.as<float>(), args.slot_norm.as<float>(), phihat.as<float>(),
                                   static_cast<std::int32_t>(dim), static_cast<std::int32_t>(slots)});
   RowProduct back{};
@@ -111,6 +112,7 @@ void CudaKernels::run(const SoftLogitsBackward& args) {
   token.dim = static_cast<std::int32_t>(dim);
   token.eps_inside_root = args.eps_inside_root;
   token.accumulate = args.accumulate_dx;
+  token.aligned = fours_are_aligned(args.x.data, dim) && fours_are_aligned(args.dx.data, dim);
   const std::string name = std::string("soft_token_gradient_") + name_of(args.x.dtype);
   launcher_.launch(kFile, name.c_str(), {divide_up(rows, 8)}, 256, 0, token);
 

@@ -8,7 +8,7 @@
 // where the two products are those of products_*.cu in float32. With eps outside the root, r = 1 / (n + eps),
 // the second term's factor r^3 becomes r^2 / n.
 #include "cuda/kernels/gemm.cuh"
-#include "cuda/kernels/reduce.cuh"
+#include "cuda/kernels/row_team.cuh"
 #include "cuda/kernels/soft_weights.cuh"
 
 namespace softmoe::cuda {
@@ -147,10 +147,19 @@ extern "C" __global__ void __launch_bounds__(128, 2)
 // --- through the normalisations
 // ----------------------------------------------------------------------------------
 
+constexpr int kColumnsOfBlock = 32, kRowsOfBlock = kThreads / kColumnsOfBlock;
+
+// A block of 32 slots and kNormalizedRows rows.
 extern "C" __global__ void __launch_bounds__(kThreads)
     soft_normalize_slots(const __grid_constant__ NormalizeSlots p) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < static_cast<std::int64_t>(p.dim) * p.slots) p.phihat[i] = p.phi[i] * p.slot_norm[i % p.slots];
+  const int j = blockIdx.x * kColumnsOfBlock + threadIdx.x % kColumnsOfBlock;
+  if (j >= p.slots) return;
+  const float norm = p.slot_norm[j];
+  const int begin = blockIdx.y * kNormalizedRows, end = min(begin + kNormalizedRows, p.dim);
+  for (int d = begin + threadIdx.x / kColumnsOfBlock; d < end; d += kRowsOfBlock) {
+    const std::size_t at = static_cast<std::size_t>(d) * p.slots + j;
+    p.phihat[at] = p.phi[at] * norm;
+  }
 }
 
 // Factor of v (v . dvhat) in the gradient through v / norm, r being the inverse norm and n the norm without
@@ -160,32 +169,38 @@ __device__ __forceinline__ float projection_factor(float r, float n, bool eps_in
   return n > 0 ? r * r / n : 0.0f;
 }
 
-// A warp a token.
+// A warp a token, whose x and dxhat it keeps in registers.
 template <class T>
 __device__ __forceinline__ void token_gradient(const TokenGradient& p) {
-  const int row = blockIdx.x * kWarps + threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  using Team = RowTeam<kWarpSize>;
+  const std::int64_t row = Team::row();
   if (row >= p.rows) return;
-  const std::size_t first = static_cast<std::size_t>(row) * p.dim;
+  const std::int64_t first = row * p.dim;
   const T* x = static_cast<const T*>(p.x) + first;
-  const float* dxhat = p.dxhat + first;
   const float r = p.token_norm[row], scale = *p.scale;
-  float product = 0, squares = 0;
-  for (int k = lane; k < p.dim; k += kWarpSize) {
-    const float value = to_float(x[k]);
-    product += value * dxhat[k];
-    squares += value * value;
-    p.xhat[first + k] = value * r;
-  }
-  product = warp_sum(product);
-  squares = warp_sum(squares);
-  if (lane == 0) p.dscale_parts[row] = product * r;
+  const auto load_both = [&](std::int64_t i, int n) -> TwoFours {
+    return {load4_partial(x + i, n, p.aligned), load4_partial(p.dxhat + first + i, n, p.aligned)};
+  };
+  const auto kept = Team::keep(p.dim, load_both);
+  kept.for_fours([&](std::int64_t i, int n, const TwoFours& both) {
+    store4_partial(p.xhat + first + i, map4(both.a, [&](float v) { return v * r; }), n, p.aligned);
+  });
+  const float product = kept.sum_of([](const TwoFours& both) {
+    return map4(both.a, both.b, [](float value, float d) { return value * d; });
+  });
+  const float squares = kept.sum_of(
+      [](const TwoFours& both) { return map4(both.a, [](float value) { return value * value; }); });
+  if (Team::rank() == 0) p.dscale_parts[row] = product * r;
   if (!p.dx) return;
   const float factor = product * projection_factor(r, sqrtf(squares), p.eps_inside_root);
   T* dx = static_cast<T*>(p.dx) + first;
-  for (int k = lane; k < p.dim; k += kWarpSize) {
-    const float value = scale * (r * dxhat[k] - factor * to_float(x[k]));
-    dx[k] = from_float<T>(p.accumulate ? to_float(dx[k]) + value : value);
-  }
+  kept.for_fours([&](std::int64_t i, int n, const TwoFours& both) {
+    float4 v = map4(both.a, both.b, [&](float value, float d) { return scale * (r * d - factor * value); });
+    if (p.accumulate) {
+      v = map4(v, load4_partial(dx + i, n, p.aligned), [](float a, float b) { return a + b; });
+    }
+    store4_partial(dx + i, v, n, p.aligned);
+  });
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
@@ -197,19 +212,30 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   token_gradient<float>(params);
 }
 
-constexpr int kColumnsOfBlock = 32, kRowsOfBlock = kThreads / kColumnsOfBlock;
-
+// A block a column of 32 slots. A thread keeps its first kKeptRows rows in registers: 256 rows of a block;
+// those of a larger dim are read again.
 extern "C" __global__ void __launch_bounds__(kThreads)
     soft_slot_gradient(const __grid_constant__ SlotGradient p) {
   __shared__ float products[kRowsOfBlock][kColumnsOfBlock], squares[kRowsOfBlock][kColumnsOfBlock];
   const int lane = threadIdx.x % kColumnsOfBlock, part = threadIdx.x / kColumnsOfBlock;
   const int j = blockIdx.x * kColumnsOfBlock + lane;
-  float product = 0, square = 0;
+  constexpr int kKeptRows = 32;
+  const auto place = [&](int d) { return static_cast<std::size_t>(d) * p.slots + j; };
+  float product = 0, square = 0, kept_phi[kKeptRows], kept_gradient[kKeptRows];
+  const auto add = [&](float phi, float gradient) {
+    product += phi * gradient;
+    square += phi * phi;
+  };
   if (j < p.slots) {
-    for (int d = part; d < p.dim; d += kRowsOfBlock) {
-      const std::size_t at = static_cast<std::size_t>(d) * p.slots + j;
-      product += p.phi[at] * p.dphihat[at];
-      square += p.phi[at] * p.phi[at];
+#pragma unroll
+    for (int k = 0; k < kKeptRows; ++k) {
+      const int d = part + k * kRowsOfBlock;
+      if (d >= p.dim) continue;
+      kept_phi[k] = p.phi[place(d)], kept_gradient[k] = p.dphihat[place(d)];
+      add(kept_phi[k], kept_gradient[k]);
+    }
+    for (int d = part + kKeptRows * kRowsOfBlock; d < p.dim; d += kRowsOfBlock) {
+      add(p.phi[place(d)], p.dphihat[place(d)]);
     }
   }
   products[part][lane] = product;
@@ -223,9 +249,14 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   }
   const float r = p.slot_norm[j], scale = *p.scale;
   const float factor = product * projection_factor(r, sqrtf(square), p.eps_inside_root);
-  for (int d = part; d < p.dim; d += kRowsOfBlock) {
-    const std::size_t at = static_cast<std::size_t>(d) * p.slots + j;
-    p.dphi[at] = scale * (r * p.dphihat[at] - factor * p.phi[at]);
+  const auto gradient = [&](float phi, float dphihat) { return scale * (r * dphihat - factor * phi); };
+#pragma unroll
+  for (int k = 0; k < kKeptRows; ++k) {
+    const int d = part + k * kRowsOfBlock;
+    if (d < p.dim) p.dphi[place(d)] = gradient(kept_phi[k], kept_gradient[k]);
+  }
+  for (int d = part + kKeptRows * kRowsOfBlock; d < p.dim; d += kRowsOfBlock) {
+    p.dphi[place(d)] = gradient(p.phi[place(d)], p.dphihat[place(d)]);
   }
 }
 

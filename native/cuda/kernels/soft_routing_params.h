@@ -45,7 +45,7 @@ struct SlotNorms {
 };
 
 // Column statistics of a block of rows.
-struct MaxAndSum {
+struct alignas(8) MaxAndSum {
   float max, sum;  // of exp(x - max)
 };
 
@@ -115,6 +115,7 @@ struct LogitsGradient {
 };
 
 // phihat = phi * slot_norm.
+constexpr int kNormalizedRows = 64;  // of a block
 struct NormalizeSlots {
   const float* phi;
   const float* slot_norm;
@@ -132,7 +133,7 @@ struct TokenGradient {
   float* xhat;  // [rows, dim]
   float* dscale_parts;
   std::int32_t rows, dim;
-  bool eps_inside_root, accumulate;
+  bool eps_inside_root, accumulate, aligned;  // all operands, to four elements
 };
 
 // From dphihat = xhat^T dlogits: dphi.

@@ -31,26 +31,31 @@ __device__ __forceinline__ float4 load_logits(const SideWeights& w, int b, int m
   return load4_partial(w.logits + at, w.slots - j, w.aligned);
 }
 
-// Weights of token m with the slots j … j + 3, given their logits; zero beyond the last slot.
-__device__ __forceinline__ float4 weights_of(const SideWeights& w, int b, int m, int j, float4 logits) {
+// What the logits of token m with the slots j … j + 3 are weighed against; of dispatch the same for all
+// tokens.
+__device__ __forceinline__ float4 values_of(const SideWeights& w, int b, int m, int j) {
+  if (w.side == RoutingSide::kDispatch) {
+    return load4_partial(w.values + static_cast<std::size_t>(b) * w.slots + j, min(w.slots - j, 4),
+                         w.aligned);
+  }
+  float value;
+  if (w.mode == RoutingWeights::kSoft) {
+    value = w.values[static_cast<std::size_t>(b) * w.tokens + m];
+  } else if (w.mode == RoutingWeights::kUniform) {
+    value = 1.0f / static_cast<float>(w.slots);
+  } else {
+    // The slots j = m modulo the period.
+    value = 1.0f / static_cast<float>((w.slots - m % w.period + w.period - 1) / w.period);
+  }
+  return make_float4(value, value, value, value);
+}
+
+// Weights of token m with the slots j … j + 3, given their logits and values; zero beyond the last slot.
+__device__ __forceinline__ float4 weights_of(const SideWeights& w, int b, int m, int j, float4 logits,
+                                             float4 values) {
   float4 result = make_float4(0, 0, 0, 0);
   if (!is_valid(w, b, m)) return result;
   const int count = min(w.slots - j, 4);
-  float4 values;
-  if (w.side == RoutingSide::kDispatch) {
-    values = load4_partial(w.values + static_cast<std::size_t>(b) * w.slots + j, count, w.aligned);
-  } else {
-    float value;
-    if (w.mode == RoutingWeights::kSoft) {
-      value = w.values[static_cast<std::size_t>(b) * w.tokens + m];
-    } else if (w.mode == RoutingWeights::kUniform) {
-      value = 1.0f / static_cast<float>(w.slots);
-    } else {
-      // The slots j = m modulo the period.
-      value = 1.0f / static_cast<float>((w.slots - m % w.period + w.period - 1) / w.period);
-    }
-    values = make_float4(value, value, value, value);
-  }
   const auto weight = [&](int offset, float logit, float value) {
     if (offset >= count) return 0.0f;
     if (w.mode == RoutingWeights::kSoft) return exponential(logit - value);
@@ -63,6 +68,10 @@ __device__ __forceinline__ float4 weights_of(const SideWeights& w, int b, int m,
   return result;
 }
 
+__device__ __forceinline__ float4 weights_of(const SideWeights& w, int b, int m, int j, float4 logits) {
+  return weights_of(w, b, m, j, logits, values_of(w, b, m, j));
+}
+
 // The weights of sequence b as operand a: rows of the panel are tokens, columns slots, either of which may be
 // the depth. Logits are loaded before the products of the slice at hand and become weights after them.
 template <class T, class Panel, int kThreads>
@@ -70,7 +79,10 @@ class WeightOperand {
  public:
   // `outer_begin`: first slot (depth-strided panel) or first token (depth-contiguous one).
   __device__ __forceinline__ WeightOperand(const SideWeights& weights, int b, int outer_begin)
-      : weights_(weights), b_(b), outer_begin_(outer_begin) {}
+      : weights_(weights), b_(b), outer_begin_(outer_begin) {
+    const int j = slot(0, 0);
+    if (kSameSlots && j < weights_.slots) values_ = values_of(weights_, b_, 0, j);
+  }
 
   __device__ __forceinline__ void fetch(char*, int tile) {
 #pragma unroll
@@ -86,7 +98,11 @@ class WeightOperand {
     for (int i = 0; i < kPerThread; ++i) {
       const int m = token(i, tile), j = slot(i, tile);
       const bool inside = m < weights_.tokens && j < weights_.slots;
-      const float4 weights = inside ? weights_of(weights_, b_, m, j, logits_[i]) : make_float4(0, 0, 0, 0);
+      float4 weights = make_float4(0, 0, 0, 0);
+      if (inside) {
+        const bool kept = kSameSlots && weights_.side == RoutingSide::kDispatch;
+        weights = weights_of(weights_, b_, m, j, logits_[i], kept ? values_ : values_of(weights_, b_, m, j));
+      }
       const int row = (threadIdx.x + i * kThreads) / kFours,
                 column = (threadIdx.x + i * kThreads) % kFours * 4;
       char* chunk = panel + Panel::offset(row, column / Panel::kChunkElements);
@@ -100,6 +116,9 @@ class WeightOperand {
   static constexpr int kPerThread = Panel::kRows * kFours / kThreads;
   static_assert(Panel::kRows * kFours % kThreads == 0, "every thread makes the same number of weights");
 
+  // Tokens are the depth and a thread meets the same slots in all of them.
+  static constexpr bool kSameSlots = !Panel::kDepthContiguous && kThreads % kFours == 0;
+
   __device__ __forceinline__ int token(int i, int tile) const {
     const int begin = Panel::kDepthContiguous ? outer_begin_ : tile * Panel::kDepth;
     return begin + (threadIdx.x + i * kThreads) / kFours;
@@ -111,6 +130,7 @@ class WeightOperand {
 
   const SideWeights& weights_;
   int b_, outer_begin_;
+  float4 values_{};  // of dispatch, where the slots stay the same
   float4 logits_[kPerThread];
 };
 
