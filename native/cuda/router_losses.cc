@@ -1,6 +1,7 @@
 // Auxiliary losses of routers: kernels/router_losses.cu.
 #include "cuda/cuda_kernels.h"
 #include "cuda/kernels/router_losses_params.h"
+#include "cuda/products.h"
 
 namespace softmoe::cuda {
 
@@ -25,6 +26,8 @@ class RouterLossSums {
     params.k = static_cast<std::int32_t>(args.k);
     params.sigma = static_cast<float>(args.sigma);
     params.loss = args.loss;
+    params.aligned = fours_are_aligned(args.a.data, args.shape.experts) &&
+                     fours_are_aligned(args.b.data, args.shape.experts);
     const std::int64_t tokens = args.shape.groups * args.shape.tokens;
     if (args.loss != RouterLoss::kImportance) {
       launcher.launch("router_losses", "router_loss_tokens", {divide_up(tokens, 8)}, 256, 0, params);
@@ -44,7 +47,7 @@ class RouterLossSums {
 void CudaKernels::run(const RouterLossForward& args) {
   RouterLossSums sums(launcher_, args);
   sums.params.losses = args.losses.as<float>();
-  launcher_.launch("router_losses", "router_loss_finish", {divide_up(args.shape.groups, 256)}, 256, 0,
+  launcher_.launch("router_losses", "router_loss_finish", {divide_up(args.shape.groups, 8)}, 256, 0,
                    sums.params);
 }
 
@@ -54,7 +57,8 @@ void CudaKernels::run(const RouterLossBackward& args) {
   sums.params.dlosses = args.dlosses.as<float>();
   sums.params.slope = slope.as<float>();
   sums.params.da = args.da.as<float>();
-  launcher_.launch("router_losses", "router_loss_finish", {divide_up(args.shape.groups, 256)}, 256, 0,
+  sums.params.aligned = sums.params.aligned && fours_are_aligned(args.da.data, args.shape.experts);
+  launcher_.launch("router_losses", "router_loss_finish", {divide_up(args.shape.groups, 8)}, 256, 0,
                    sums.params);
   launcher_.launch("router_losses", "router_loss_gradient",
                    {divide_up(args.shape.groups * args.shape.tokens, 8)}, 256, 0, sums.params);

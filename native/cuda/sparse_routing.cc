@@ -38,7 +38,7 @@ void CudaKernels::run(const TokensChoice& args) {
     launcher_.launch(
         kFile, "token_priorities", {divide_up(all, kThreads)}, kThreads, 0,
         TokenPriorities{scores, expert, keys.as<std::uint32_t>(), all, experts, args.k, counted});
-    launcher_.launch(kFile, "order_tokens", {divide_up(all, kThreads)}, kThreads, 0,
+    launcher_.launch(kFile, "order_tokens", {groups * divide_up(tokens, kThreads)}, kThreads, 0,
                      OrderTokens{keys.as<std::uint32_t>(), order.as<std::int32_t>(), groups, tokens});
   }
   launcher_.launch(kFile, "buffer_positions", {groups}, kThreads, counters,

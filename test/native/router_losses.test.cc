@@ -60,7 +60,7 @@ TEST(router_losses_and_their_gradients_agree_with_double) {
     for (const RouterLoss loss :
          {RouterLoss::kImportance, RouterLoss::kLoad, RouterLoss::kGshard, RouterLoss::kZ}) {
       for (const auto& [groups, tokens, experts, k] :
-           {std::array<std::int64_t, 4>{1, 4, 2, 1}, {3, 70, 5, 2}, {2, 200, 33, 3}}) {
+           {std::array<std::int64_t, 4>{1, 4, 2, 1}, {3, 70, 5, 2}, {2, 200, 33, 3}, {1, 5, 1100, 3}}) {
         const Context context("loss " + std::to_string(static_cast<int>(loss)) + " experts " +
                               std::to_string(experts));
         const double sigma = 0.7;

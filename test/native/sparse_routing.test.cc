@@ -28,8 +28,9 @@ struct Case {
   GroupShape shape;
   std::int64_t k, capacity;
 };
-const std::vector<Case> kCases = {{{1, 1, 1}, 1, 1},     {{2, 5, 3}, 3, 2},     {{3, 40, 8}, 2, 9},
-                                  {{1, 300, 33}, 1, 12}, {{4, 130, 16}, 4, 40}, {{2, 70, 5}, 2, 70}};
+const std::vector<Case> kCases = {{{1, 1, 1}, 1, 1},      {{2, 5, 3}, 3, 2},     {{3, 40, 8}, 2, 9},
+                                  {{1, 300, 33}, 1, 12},  {{4, 130, 16}, 4, 40}, {{2, 70, 5}, 2, 70},
+                                  {{1, 2100, 3}, 1, 300}, {{1, 12, 300}, 3, 5}};
 
 // Scores with many ties, some NaN, some zeros of either sign.
 Values make_scores(const GroupShape& shape, std::uint32_t seed) {
@@ -319,7 +320,9 @@ TEST(rows_are_combined_with_their_gradients) {
     for (const Case& c : kCases) {
       for (const DType dtype : {kF32, kBF16}) {
         for (const bool has_gate : {true, false}) {
-          const std::int64_t tokens = c.shape.groups * c.shape.tokens, experts = c.shape.experts, dim = 37;
+          const std::int64_t tokens = c.shape.groups * c.shape.tokens, experts = c.shape.experts;
+          // Long rows where tokens are few.
+          const std::int64_t dim = tokens == 1 ? 8403 : tokens == 10 ? 1111 : 37;
           const Lists lists = rows_from_tokens_choice(
               kernels, c, tokens_choice(kernels, c, RoutingPriority::kTokenOrder, make_scores(c.shape, 10)));
           const std::int64_t max_rows = lists.row_token.count(),
@@ -366,7 +369,7 @@ TEST(rows_are_combined_with_their_gradients) {
           const double tolerance = dtype == kBF16 ? 4e-3 : 1e-6;
           CHECK_CLOSE(y, want_y, tolerance);
           CHECK_CLOSE(drows, want_drows, tolerance);
-          if (has_gate) CHECK_CLOSE(drow_gate, want_gate, 1e-6);
+          if (has_gate) CHECK_CLOSE(drow_gate, want_gate, dim > 1000 ? 1e-5 : 1e-6);
         }
       }
     }

@@ -20,6 +20,7 @@ struct RouterLossArgs {
   std::int32_t groups, tokens, experts, k;
   float sigma;
   RouterLoss loss;
+  bool aligned;  // rows of experts, to four elements
 };
 
 }  // namespace softmoe::cuda

@@ -35,17 +35,29 @@ __device__ __forceinline__ std::uint64_t warp_max(std::uint64_t x) {
 }
 
 // Calls take(choice, index) in every lane for the k largest of `count` values, best first. k passes over the
-// values, which come from the cache after the first.
+// values, of which the first 256 stay in registers.
 template <class Take>
 __device__ __forceinline__ void warp_top_k(const float* values, std::int64_t count, std::int64_t k,
                                            Take take) {
+  constexpr int kKept = 8;
+  const int lane = threadIdx.x % kWarpSize;
+  float kept[kKept];
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+    if (lane + i * kWarpSize < count) kept[i] = values[lane + i * kWarpSize];
+  }
   std::uint64_t last = ~std::uint64_t{0};
   for (std::int64_t choice = 0; choice < k; ++choice) {
     std::uint64_t best = 0;
-    for (std::int64_t i = threadIdx.x % kWarpSize; i < count; i += kWarpSize) {
-      const std::uint64_t key = unique_key(values[i], i);
+    const auto look = [&](float value, std::int64_t i) {
+      const std::uint64_t key = unique_key(value, i);
       if (key < last && key > best) best = key;
+    };
+#pragma unroll
+    for (int i = 0; i < kKept; ++i) {
+      if (lane + i * kWarpSize < count) look(kept[i], lane + i * kWarpSize);
     }
+    for (std::int64_t i = lane + kKept * kWarpSize; i < count; i += kWarpSize) look(values[i], i);
     last = warp_max(best);
     take(choice, index_of_key(last));
   }

@@ -22,8 +22,13 @@ __device__ __forceinline__ int lane_index() { return threadIdx.x % kWarpSize; }
 SOFTMOE_KERNEL(top_experts, TopExperts) {
   const std::int64_t token = thread_index() / kWarpSize;
   if (token >= p.tokens) return;
+  // A lane collects a choice; 32 are written at a time.
+  std::int32_t own = 0;
   warp_top_k(p.scores + token * p.experts, p.experts, p.k, [&](std::int64_t choice, std::int32_t index) {
-    if (lane_index() == 0) p.expert[token * p.k + choice] = index;
+    const int place = static_cast<int>(choice % kWarpSize);
+    if (lane_index() == place) own = index;
+    if (place + 1 < kWarpSize && choice + 1 < p.k) return;
+    if (lane_index() <= place) p.expert[token * p.k + choice - place + lane_index()] = own;
   });
 }
 
@@ -38,19 +43,26 @@ SOFTMOE_KERNEL(token_priorities, TokenPriorities) {
   p.keys[token] = order_key(score);
 }
 
-// A stable sort by counting who comes before: tokens^2 comparisons a group, but spread over the whole GPU.
+// A stable sort by counting who comes before: tokens^2 comparisons a group, but spread over the whole GPU. A
+// block ranks 256 tokens and brings the keys of their group through shared memory.
 SOFTMOE_KERNEL(order_tokens, OrderTokens) {
-  const std::int64_t index = thread_index();
-  if (index >= p.groups * p.tokens) return;
-  const Quotient at = divide(index, p.tokens);
-  const std::uint32_t* keys = p.keys + at.value * p.tokens;
-  const std::uint32_t key = keys[at.rest];
+  __shared__ std::uint32_t shared[kThreads];
+  const std::int64_t blocks = (p.tokens + kThreads - 1) / kThreads;
+  const std::int64_t group = blockIdx.x / blocks, own = blockIdx.x % blocks * kThreads + threadIdx.x;
+  const std::uint32_t* keys = p.keys + group * p.tokens;
+  const std::uint32_t key = own < p.tokens ? keys[own] : 0;
   std::int64_t rank = 0;
+  for (std::int64_t begin = 0; begin < p.tokens; begin += kThreads) {
+    __syncthreads();
+    if (begin + threadIdx.x < p.tokens) shared[threadIdx.x] = keys[begin + threadIdx.x];
+    __syncthreads();
+    const int count = static_cast<int>(min(p.tokens - begin, static_cast<std::int64_t>(kThreads)));
 #pragma unroll 4
-  for (std::int64_t other = 0; other < p.tokens; ++other) {
-    rank += keys[other] > key || (keys[other] == key && other < at.rest);
+    for (int other = 0; other < count; ++other) {
+      rank += shared[other] > key || (shared[other] == key && begin + other < own);
+    }
   }
-  p.order[at.value * p.tokens + rank] = static_cast<std::int32_t>(at.rest);
+  if (own < p.tokens) p.order[group * p.tokens + rank] = static_cast<std::int32_t>(own);
 }
 
 // A block walks through the assignments of its group in the order in which places are given out. Lanes of a
@@ -84,24 +96,42 @@ SOFTMOE_KERNEL(buffer_positions, BufferPositions) {
 }
 
 // A block chooses for an expert: it finds the key of the last token that fits digit by digit, collects the
-// keys from there on in any order, and ranks them.
+// keys from there on in any order, and ranks them. The scores of the first 2048 tokens stay in registers.
 SOFTMOE_KERNEL(best_tokens, BestTokens) {
   __shared__ std::int32_t histogram[256];
+  __shared__ unsigned long long others[kThreads];
   __shared__ std::uint64_t shared_prefix;
   __shared__ std::int64_t shared_wanted;
   __shared__ std::int32_t taken;
   __shared__ bool done;
   const float* column = p.columns + blockIdx.x * p.tokens;
   unsigned long long* chosen = p.chosen + blockIdx.x * p.capacity;
+  constexpr int kKept = 8;
+  float kept[kKept];
+#pragma unroll
+  for (int k = 0; k < kKept; ++k) {
+    const std::int64_t i = threadIdx.x + k * kThreads;
+    if (i < p.tokens) kept[k] = column[i];
+  }
+  // Calls body(key) for the tokens of this thread.
+  const auto for_keys = [&](auto body) {
+#pragma unroll
+    for (int k = 0; k < kKept; ++k) {
+      const std::int64_t i = threadIdx.x + k * kThreads;
+      if (i < p.tokens) body(unique_key(kept[k], i));
+    }
+    for (std::int64_t i = threadIdx.x + kKept * kThreads; i < p.tokens; i += kThreads) {
+      body(unique_key(column[i], i));
+    }
+  };
   std::uint64_t prefix = 0, mask = 0;
   std::int64_t wanted = p.capacity;  // keys still wanted among those that begin with `prefix`
   for (int shift = 56; shift >= 0; shift -= 8) {
     for (int digit = threadIdx.x; digit < 256; digit += kThreads) histogram[digit] = 0;
     __syncthreads();
-    for (std::int64_t i = threadIdx.x; i < p.tokens; i += kThreads) {
-      const std::uint64_t key = unique_key(column[i], i);
+    for_keys([&](std::uint64_t key) {
       if ((key & mask) == prefix) atomicAdd(&histogram[key >> shift & 0xff], 1);
-    }
+    });
     __syncthreads();
     if (threadIdx.x == 0) {
       int digit = 255;
@@ -118,17 +148,23 @@ SOFTMOE_KERNEL(best_tokens, BestTokens) {
     if (done) break;
   }
   __syncthreads();
-  for (std::int64_t i = threadIdx.x; i < p.tokens; i += kThreads) {
-    const std::uint64_t key = unique_key(column[i], i);
+  for_keys([&](std::uint64_t key) {
     if ((key & mask) >= prefix) chosen[atomicAdd(&taken, 1)] = key;
-  }
+  });
   __syncthreads();
-  for (std::int64_t i = threadIdx.x; i < p.capacity; i += kThreads) {
-    const unsigned long long key = chosen[i];
+  for (std::int64_t first = 0; first < p.capacity; first += kThreads) {
+    const std::int64_t i = first + threadIdx.x;
+    const unsigned long long key = i < p.capacity ? chosen[i] : 0;
     std::int64_t rank = 0;
+    for (std::int64_t begin = 0; begin < p.capacity; begin += kThreads) {
+      __syncthreads();
+      if (begin + threadIdx.x < p.capacity) others[threadIdx.x] = chosen[begin + threadIdx.x];
+      __syncthreads();
+      const int count = static_cast<int>(min(p.capacity - begin, static_cast<std::int64_t>(kThreads)));
 #pragma unroll 4
-    for (std::int64_t other = 0; other < p.capacity; ++other) rank += chosen[other] > key;
-    p.token[blockIdx.x * p.capacity + rank] = index_of_key(key);
+      for (int other = 0; other < count; ++other) rank += others[other] > key;
+    }
+    if (i < p.capacity) p.token[blockIdx.x * p.capacity + rank] = index_of_key(key);
   }
 }
 
@@ -137,20 +173,39 @@ SOFTMOE_KERNEL(best_tokens, BestTokens) {
 SOFTMOE_KERNEL(normalize_selected, NormalizeGates) {
   const std::int64_t token = thread_index() / kWarpSize;
   if (token >= p.tokens) return;
-  const float* gates = p.gates + token * p.experts;
-  const std::int32_t* expert = p.expert + token * p.k;
-  float sum = 0, along = 0;
-  for (std::int64_t choice = 0; choice < p.k; ++choice) {
-    sum += gates[expert[choice]];
-    if (p.dy) along += gates[expert[choice]] * p.dy[token * p.experts + expert[choice]];
-  }
-  for (std::int64_t e = lane_index(); e < p.experts; e += kWarpSize) {
-    float value = 0;
-    for (std::int64_t choice = 0; choice < p.k && sum != 0; ++choice) {
-      if (expert[choice] != e) continue;
-      value = (p.dy ? p.dy[token * p.experts + e] - along / sum : gates[e]) / sum;
+  // A lane holds a choice, 32 of them at a time.
+  std::int32_t own_expert = 0;
+  float own_gate = 0, own_dy = 0;
+  const auto load_choices = [&](std::int64_t begin) {
+    if (begin + lane_index() >= p.k) return;
+    own_expert = p.expert[token * p.k + begin + lane_index()];
+    own_gate = p.gates[token * p.experts + own_expert];
+    if (p.dy) own_dy = p.dy[token * p.experts + own_expert];
+  };
+  // Calls body(expert, gate, dy) for each choice in order.
+  const auto for_choices = [&](auto body) {
+    for (std::int64_t begin = 0; begin < p.k; begin += kWarpSize) {
+      if (p.k > kWarpSize) load_choices(begin);
+      const int count = static_cast<int>(min(p.k - begin, static_cast<std::int64_t>(kWarpSize)));
+      for (int lane = 0; lane < count; ++lane) {
+        body(__shfl_sync(kFullWarp, own_expert, lane), __shfl_sync(kFullWarp, own_gate, lane),
+             __shfl_sync(kFullWarp, own_dy, lane));
+      }
     }
-    p.y[token * p.experts + e] = value;
+  };
+  load_choices(0);
+  float sum = 0, along = 0;
+  for_choices([&](std::int32_t, float gate, float dy) {
+    sum += gate;
+    along += gate * dy;
+  });
+  for (std::int64_t first = 0; first < p.experts; first += kWarpSize) {
+    const std::int64_t e = first + lane_index();
+    float value = 0;
+    for_choices([&](std::int32_t expert, float gate, float dy) {
+      if (expert == e && sum != 0) value = (p.dy ? dy - along / sum : gate) / sum;
+    });
+    if (e < p.experts) p.y[token * p.experts + e] = value;
   }
 }
 
@@ -159,15 +214,26 @@ __device__ __forceinline__ void combine_rows(const CombineParams& p) {
   const std::int64_t token = Team::row();
   if (token >= p.tokens) return;
   const std::int32_t begin = p.token_offsets[token], end = p.token_offsets[token + 1];
-  Team::for_fours(p.dim, [&](std::int64_t i, int n) {
-    float4 sum = make_float4(0, 0, 0, 0);
+  // A row's number and gate are read once for kFours fours of each thread.
+  constexpr int kFours = 8;
+  for (std::int64_t first = Team::rank() * 4; first < p.dim; first += Team::kSize * 4 * kFours) {
+    float4 sums[kFours] = {};
+    const auto for_fours = [&](auto body) {
+#pragma unroll
+      for (int k = 0; k < kFours; ++k) {
+        const std::int64_t i = first + k * Team::kSize * 4;
+        if (i < p.dim) body(i, static_cast<int>(min(p.dim - i, static_cast<std::int64_t>(4))), sums[k]);
+      }
+    };
     for (std::int32_t at = begin; at < end; ++at) {
       const std::int64_t row = p.token_rows[at];
       const float gate = p.row_gate ? p.row_gate[row] : 1.0f;
-      sum = map4(sum, load4(p.rows, row * p.dim + i, n), [&](float s, float v) { return s + gate * v; });
+      for_fours([&](std::int64_t i, int n, float4& sum) {
+        sum = map4(sum, load4(p.rows, row * p.dim + i, n), [&](float s, float v) { return s + gate * v; });
+      });
     }
-    store4(p.y, token * p.dim + i, sum, n);
-  });
+    for_fours([&](std::int64_t i, int n, float4& sum) { store4(p.y, token * p.dim + i, sum, n); });
+  }
 }
 SOFTMOE_ROW_KERNELS(combine_rows, CombineParams, combine_rows)
 
@@ -180,18 +246,18 @@ __device__ __forceinline__ void combine_rows_backward(const CombineBackwardParam
     return;
   }
   const std::int64_t token = p.row_token[row];
-  if (p.drows.data) {
-    const float gate = p.row_gate ? p.row_gate[row] : 1.0f;
-    Team::for_fours(p.dim, [&](std::int64_t i, int n) {
-      store4(p.drows, row * p.dim + i,
-             map4(load4(p.dy, token * p.dim + i, n), [&](float v) { return gate * v; }), n);
-    });
-  }
-  if (!p.drow_gate) return;
-  const float dot = Team::sum_of(p.dim, [&](std::int64_t i, int n) {
-    return map4(load4(p.dy, token * p.dim + i, n), load4(p.rows, row * p.dim + i, n),
-                [](float a, float b) { return a * b; });
+  const float gate = p.row_gate ? p.row_gate[row] : 1.0f;
+  float dot = 0;
+  Team::for_fours(p.dim, [&](std::int64_t i, int n) {
+    const float4 dy = load4(p.dy, token * p.dim + i, n);
+    if (p.drows.data) store4(p.drows, row * p.dim + i, map4(dy, [&](float v) { return gate * v; }), n);
+    if (!p.drow_gate) return;
+    const float4 product =
+        map4(dy, load4(p.rows, row * p.dim + i, n), [](float a, float b) { return a * b; });
+    dot += product.x + product.y + (product.z + product.w);  // what does not exist is 0
   });
+  if (!p.drow_gate) return;
+  dot = Team::sum(dot);
   if (Team::rank() == 0) p.drow_gate[row] = dot;
 }
 SOFTMOE_ROW_KERNELS(combine_rows_backward, CombineBackwardParams, combine_rows_backward)
