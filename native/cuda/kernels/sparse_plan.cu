@@ -6,7 +6,8 @@
 //   x_j / (gamma b_j);   gradient = row sums of the plan - a
 // The nearest point keeps the k largest (ties: the lower row) and takes max(0, t - tau) with tau such that
 // they sum to 1. A block a column and then a block a group, once an iteration; float64 throughout, as the
-// steps of Adam are close to signs of the gradient and would magnify rounding.
+// steps of Adam are close to signs of the gradient and would magnify rounding. A column of up to 8192 rows
+// stays in shared memory. Bytes an element and iteration: similarity 4, alpha 8, the plan 8 and 8 again.
 #include "cuda/kernels/reduce.cuh"
 #include "cuda/kernels/sparse_plan_params.h"
 
@@ -62,21 +63,18 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     sparse_plan_columns(const __grid_constant__ SemiDual p) {
   const int group = blockIdx.x / p.columns, column = blockIdx.x % p.columns;
   if (p.done[group] && !p.is_last) return;
-  const std::size_t elements = static_cast<std::size_t>(p.rows) * p.columns;
-  const float* similarity = p.similarity + group * elements;
-  double* plan = p.plan + group * elements + static_cast<std::size_t>(column) * p.rows;
+  extern __shared__ __align__(16) char shared[];
+  const std::size_t first = (static_cast<std::size_t>(group) * p.columns + column) * p.rows;
+  const float* similarity = p.similarity + first;
+  double* plan = p.in_shared ? reinterpret_cast<double*>(shared) : p.plan + first;
   const double* alpha = p.alpha + static_cast<std::size_t>(group) * p.rows;
-  const auto place = [&](int row) {
-    return p.by_rows ? static_cast<std::size_t>(column) * p.experts + row
-                     : static_cast<std::size_t>(row) * p.experts + column;
-  };
   const double factor = 1 / (p.gamma * p.column_sum);
   for (int i = threadIdx.x; i < p.rows; i += kThreads) {
-    plan[i] = (alpha[i] + static_cast<double>(similarity[place(i)])) * factor;
+    plan[i] = (alpha[i] + static_cast<double>(similarity[i])) * factor;
   }
   __syncthreads();
   if (p.k < p.rows) {
-    bool* dropped = p.dropped + group * elements + static_cast<std::size_t>(column) * p.rows;
+    bool* dropped = p.in_shared ? reinterpret_cast<bool*>(plan + p.rows) : p.dropped + first;
     keep_largest(plan, dropped, p.rows, p.k);
   }
 
@@ -97,8 +95,11 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   }
   for (int i = threadIdx.x; i < p.rows; i += kThreads) {
     const double value = plan[i] > tau ? (plan[i] - tau) * p.column_sum : 0.0;
-    plan[i] = value;
-    if (p.is_last) p.result[group * elements + place(i)] = static_cast<float>(value);
+    if (p.is_last) {
+      p.result[first + i] = static_cast<float>(value);
+    } else {
+      p.plan[first + i] = value;
+    }
   }
 }
 

@@ -8,9 +8,10 @@ namespace softmoe::cuda {
 struct Sinkhorn {
   const float* logits;
   float* plan;
-  float* f;  // [groups, tokens]
-  float* g;  // [groups, experts]
+  float* f;  // [groups, tokens], and
+  float* g;  // [groups, experts]; both null: in shared memory
   std::int32_t tokens, experts, iterations;
+  bool aligned;  // rows of logits and g, to four elements
 };
 
 struct SinkhornGradient {
@@ -20,8 +21,9 @@ struct SinkhornGradient {
   double* inverse_rows;  // [groups, tokens]: 1 / row sums of the plan
   double* row_products;  // [groups, tokens]: row sums of plan * dplan
   double* mu;            // [groups, experts]
-  double* schur;         // [groups, experts - 1, experts - 1]
+  double* schur;         // [groups, experts - 1, experts - 1], or null: in shared memory
   std::int32_t tokens, experts;
+  std::int32_t tile_rows;  // tokens that are brought through shared memory together
 };
 
 }  // namespace softmoe::cuda
