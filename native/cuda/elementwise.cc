@@ -12,9 +12,10 @@ namespace softmoe::cuda {
 namespace {
 
 constexpr unsigned kThreads = 256;
-constexpr std::int64_t kBlockRows = 128;   // as in elementwise_layouts.cu
-constexpr std::int64_t kLineBlock = 4096;  // alike
-constexpr std::int64_t kTile = 32;         // alike
+constexpr std::int64_t kBlockRows = 128;     // as in elementwise_layouts.cu
+constexpr std::int64_t kLineBlock = 4096;    // alike
+constexpr std::int64_t kTile = 32;           // alike
+constexpr std::int64_t kBroadcastRows = 16;  // alike
 
 // One thread for four elements.
 template <class Params>
@@ -51,10 +52,15 @@ std::int64_t address_of(const void* data) {
   return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(data));
 }
 
+bool fours_are_aligned(const Buffer& buffer) {
+  return address_of(buffer.data) % static_cast<std::int64_t>(4 * size_of(buffer.dtype)) == 0;
+}
+
 }  // namespace
 
 void CudaKernels::run(const Fill& args) {
-  FillBits p{args.y.data, args.count, 0, args.y.dtype == DType::kBFloat16};
+  FillBits p{args.y.data, args.count, 0, args.y.dtype == DType::kBFloat16, false};
+  p.aligned = fours_are_aligned(args.y);
   if (args.y.dtype == DType::kInt32) {
     p.value = static_cast<std::uint32_t>(static_cast<std::int32_t>(args.value));
   } else if (p.is_16_bit) {
@@ -74,7 +80,7 @@ void CudaKernels::run(const Cast& args) {
     const Buffer& integers = to_integers ? args.y : args.x;
     launch_by_fours(launcher_, "cast_integers", args.count,
                     CastIntegers{any_floats(to_integers ? args.x : args.y), integers.as<std::int32_t>(),
-                                 args.count, to_integers});
+                                 args.count, to_integers, fours_are_aligned(integers)});
   } else {
     launch_by_fours(launcher_, "cast_floats", args.count,
                     CastFloats{any_floats(args.x), any_floats(args.y), args.count});
@@ -146,10 +152,19 @@ void CudaKernels::run(const StridedCopy& args) {
 }
 
 void CudaKernels::run(const BroadcastMiddle& args) {
-  const std::int64_t count = args.outer * args.middle * args.inner;
-  launch_by_ones(launcher_, "broadcast", divide_up(count, 4),
-                 BroadcastParams{any_floats(args.x), any_floats(args.y), args.outer, args.middle, args.inner,
-                                 static_cast<float>(args.scale)});
+  BroadcastParams p{any_floats(args.x),
+                    any_floats(args.y),
+                    args.outer,
+                    args.middle,
+                    args.inner,
+                    0,
+                    static_cast<float>(args.scale)};
+  std::int64_t threads = divide_up(args.outer * args.middle * args.inner, 4);
+  if (args.inner % 4 == 0) {
+    p.blocks = divide_up(args.middle, kBroadcastRows);
+    threads = args.outer * p.blocks * (args.inner / 4);
+  }
+  launch_by_ones(launcher_, "broadcast", threads, p);
 }
 
 void CudaKernels::run(const SumMiddle& args) {

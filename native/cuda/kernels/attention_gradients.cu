@@ -82,8 +82,25 @@ __device__ __forceinline__ void attention_gradient(const AttentionParams& p) {
             return (head * p.queries + (kOwnsKeys ? other : own)) * p.keys + (kOwnsKeys ? own : other);
           });
         }
+        // A lane brings the numbers of one streamed query for the whole warp.
+        float streamed_lse = 0, streamed_dot = 0;
+        if (kOwnsKeys) {
+          const int query = first_row + static_cast<int>(threadIdx.x) % kWarpSize;
+          if (query < min(first_row + Tile::kStream, streamed_rows)) {
+            streamed_lse = log_sum_exp[query] * kAttentionLog2E;
+            if (kMakesFirst) streamed_dot = row_dots[query];
+          }
+        }
 #pragma unroll
         for (int j = 0; j < Tile::kScoreFragments; ++j) {
+          float column_lse[2] = {0, 0}, column_dot[2] = {0, 0};
+          if (kOwnsKeys) {
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+              column_lse[c] = __shfl_sync(kFullWarp, streamed_lse, Tile::column_of(j, c));
+              if (kMakesFirst) column_dot[c] = __shfl_sync(kFullWarp, streamed_dot, Tile::column_of(j, c));
+            }
+          }
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const int own = begin + Tile::row_of(e), other = first_row + Tile::column_of(j, e);
@@ -91,8 +108,8 @@ __device__ __forceinline__ void attention_gradient(const AttentionParams& p) {
               probabilities[j][e] = dscores[j][e] = 0;
               continue;
             }
-            const float lse = kOwnsKeys ? log_sum_exp[other] * kAttentionLog2E : own_lse[e / 2];
-            const float dot = kOwnsKeys ? row_dots[other] : own_dot[e / 2];
+            const float lse = kOwnsKeys ? column_lse[e % 2] : own_lse[e / 2];
+            const float dot = kOwnsKeys ? column_dot[e % 2] : own_dot[e / 2];
             const float probability = ptx::exp2_approximate(scale_log2 * probabilities[j][e] - lse);
             const float factor = kept >> (j * 4 + e) & 1 ? kept_factor : 0.0f;
             dscores[j][e] = scale * probability * (factor * dscores[j][e] - dot);

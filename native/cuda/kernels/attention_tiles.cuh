@@ -183,27 +183,43 @@ struct AttentionTile {
     return kept;
   }
 
-  // Writes factor(e) * c to the rows of a head.
+  // Writes factor(e) * c to the rows of a head. Called by whole warps.
   template <class Factor>
   static __device__ __forceinline__ void store_rows(const Rows& c, T* head, int begin, int end,
                                                     const AttentionParams& p, Factor factor) {
+    static_assert(kDimFragments % 2 == 0, "two fragments of bfloat16 fill a sector");
 #pragma unroll
-    for (int j = 0; j < kDimFragments; ++j) {
+    for (int j = 0; j < kDimFragments; j += kIsFloat ? 1 : 2) {
 #pragma unroll
       for (int e = 0; e < 4; e += 2) {
-        const int row = begin + row_of(e), column = column_of(j, e);
-        if (row >= end || column >= p.dim) continue;
-        T* y = head + static_cast<std::int64_t>(row) * p.heads * p.dim + column;
-        const float low = factor(e) * c[j][e], high = factor(e) * c[j][e + 1];
-        if (p.aligned) {
-          if constexpr (kIsFloat) {
-            *reinterpret_cast<float2*>(y) = make_float2(low, high);
-          } else {
-            *reinterpret_cast<std::uint32_t*>(y) = ptx::pack_bfloat16(low, high);
+        const int row = begin + row_of(e);
+        T* y = head + static_cast<std::int64_t>(row) * p.heads * p.dim;
+        const auto pair = [&](int fragment) {
+          return make_float2(factor(e) * c[fragment][e], factor(e) * c[fragment][e + 1]);
+        };
+        if (!p.aligned) {
+#pragma unroll
+          for (int fragment = j; fragment < j + (kIsFloat ? 1 : 2); ++fragment) {
+            const int column = column_of(fragment, e);
+            const float2 v = pair(fragment);
+            if (row < end && column < p.dim) y[column] = from_float<T>(v.x);
+            if (row < end && column + 1 < p.dim) y[column + 1] = from_float<T>(v.y);
           }
+        } else if constexpr (kIsFloat) {
+          const int column = column_of(j, e);
+          if (row < end && column < p.dim) *reinterpret_cast<float2*>(y + column) = pair(j);
         } else {
-          y[0] = from_float<T>(low);
-          if (column + 1 < p.dim) y[1] = from_float<T>(high);
+          // Neighbouring lanes exchange pairs, so that each has four columns of one fragment.
+          const float2 left = pair(j), right = pair(j + 1);
+          const bool odd = threadIdx.x % 2 == 1;
+          const std::uint32_t own_left = ptx::pack_bfloat16(left.x, left.y);
+          const std::uint32_t own_right = ptx::pack_bfloat16(right.x, right.y);
+          const std::uint32_t other = __shfl_xor_sync(~0u, odd ? own_left : own_right, 1);
+          const int column = odd ? column_of(j + 1, e) - 2 : column_of(j, e);
+          if (row < end && column < p.dim) {
+            *reinterpret_cast<uint2*>(y + column) =
+                odd ? make_uint2(other, own_right) : make_uint2(own_left, other);
+          }
         }
       }
     }

@@ -15,6 +15,16 @@ constexpr int kThreads = 256;
 
 SOFTMOE_KERNEL(fill, FillBits) {
   by_fours(p.count, [&](std::int64_t i, int n) {
+    if (p.aligned && n == 4) {
+      if (p.is_16_bit) {
+        const std::uint32_t pair = p.value | p.value << 16;
+        *reinterpret_cast<uint2*>(static_cast<std::uint16_t*>(p.y) + i) = make_uint2(pair, pair);
+      } else {
+        *reinterpret_cast<uint4*>(static_cast<std::uint32_t*>(p.y) + i) =
+            make_uint4(p.value, p.value, p.value, p.value);
+      }
+      return;
+    }
     for (int e = 0; e < n; ++e) {
       if (p.is_16_bit) {
         static_cast<std::uint16_t*>(p.y)[i + e] = static_cast<std::uint16_t>(p.value);
@@ -32,13 +42,33 @@ SOFTMOE_KERNEL(cast_floats, CastFloats) {
 // To integers: ties to even, saturating, NaN gives 0.
 SOFTMOE_KERNEL(cast_integers, CastIntegers) {
   by_fours(p.count, [&](std::int64_t i, int n) {
-    for (int e = 0; e < n; ++e) {
-      if (p.to_integers) {
-        const float x = load(p.floats, i + e);
-        p.integers[i + e] = isnan(x) ? 0 : __float2int_rn(x);
-      } else {
-        store(p.floats, i + e, __int2float_rn(p.integers[i + e]));
+    const bool whole = p.aligned && n == 4;
+    std::int32_t* integers = p.integers + i;
+    if (p.to_integers) {
+      const float4 x = load4(p.floats, i, n);
+      const auto nearest = [](float v) { return isnan(v) ? 0 : __float2int_rn(v); };
+      const int4 y = make_int4(nearest(x.x), nearest(x.y), nearest(x.z), nearest(x.w));
+      if (whole) {
+        *reinterpret_cast<int4*>(integers) = y;
+        return;
       }
+      integers[0] = y.x;
+      if (n > 1) integers[1] = y.y;
+      if (n > 2) integers[2] = y.z;
+      if (n > 3) integers[3] = y.w;
+    } else {
+      int4 x = make_int4(0, 0, 0, 0);
+      if (whole) {
+        x = *reinterpret_cast<const int4*>(integers);
+      } else {
+        x.x = integers[0];
+        if (n > 1) x.y = integers[1];
+        if (n > 2) x.z = integers[2];
+        if (n > 3) x.w = integers[3];
+      }
+      store4(p.floats, i,
+             make_float4(__int2float_rn(x.x), __int2float_rn(x.y), __int2float_rn(x.z), __int2float_rn(x.w)),
+             n);
     }
   });
 }

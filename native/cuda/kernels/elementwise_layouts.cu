@@ -13,6 +13,7 @@ namespace softmoe::cuda {
 constexpr int kThreads = 256;
 constexpr int kBlockRows = 128;
 constexpr int kLineBlock = 4096;
+constexpr int kBroadcastRows = 16;
 constexpr int kTile = 32;  // a tile of a transposition; one row is one access of a warp
 constexpr int kTileStep = kThreads / kTile;
 
@@ -36,20 +37,26 @@ SOFTMOE_KERNEL(strided_copy_4, StridedCopyParams) { strided_copy<std::uint32_t>(
 SOFTMOE_KERNEL(strided_copy_16, StridedCopyParams) { strided_copy<uint4>(p); }
 
 SOFTMOE_KERNEL(broadcast, BroadcastParams) {
+  // A thread writes four elements of x into a block of the middle axis.
+  if (p.blocks > 0) {
+    const std::int64_t fours = p.inner / 4, index = thread_index();
+    if (index >= p.outer * p.blocks * fours) return;
+    const Quotient by_four = divide(index, fours), by_block = divide(by_four.value, p.blocks);
+    const std::int64_t outer = by_block.value, i = by_four.rest * 4;
+    const std::int64_t begin = by_block.rest * kBroadcastRows, end = min(begin + kBroadcastRows, p.middle);
+    const float4 v = map4(load4(p.x, outer * p.inner + i, 4), [&](float x) { return p.scale * x; });
+    for (std::int64_t m = begin; m < end; ++m) store4(p.y, (outer * p.middle + m) * p.inner + i, v, 4);
+    return;
+  }
   by_fours(p.outer * p.middle * p.inner, [&](std::int64_t i, int n) {
     const auto source = [&](std::int64_t at) {
       const Quotient row = divide(at, p.inner);
       return divide(row.value, p.middle).value * p.inner + row.rest;
     };
-    float4 v = make_float4(0, 0, 0, 0);
-    if (p.inner % 4 == 0) {
-      v = load4(p.x, source(i), n);
-    } else {
-      v.x = load(p.x, source(i));
-      if (n > 1) v.y = load(p.x, source(i + 1));
-      if (n > 2) v.z = load(p.x, source(i + 2));
-      if (n > 3) v.w = load(p.x, source(i + 3));
-    }
+    float4 v = make_float4(load(p.x, source(i)), 0, 0, 0);
+    if (n > 1) v.y = load(p.x, source(i + 1));
+    if (n > 2) v.z = load(p.x, source(i + 2));
+    if (n > 3) v.w = load(p.x, source(i + 3));
     store4(p.y, i, map4(v, [&](float x) { return p.scale * x; }), n);
   });
 }
@@ -107,7 +114,7 @@ SOFTMOE_KERNEL(sum_of_blocks, SumOfBlocks) {
 // different banks.
 template <class Word>
 __device__ __forceinline__ void transpose(const TransposeParams& p) {
-  __shared__ Word tile[kTile][kTile + 1];
+  __shared__ Word tile[kTile][kTile + 4 / sizeof(Word)];
   Quotient at = divide(blockIdx.x, p.column_tiles);
   const std::int64_t column = at.rest * kTile;
   at = divide(at.value, p.row_tiles);

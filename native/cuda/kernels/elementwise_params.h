@@ -13,7 +13,7 @@ struct FillBits {
   void* y;
   std::int64_t count;
   std::uint32_t value;
-  bool is_16_bit;
+  bool is_16_bit, aligned;  // to four words
 };
 
 struct CastFloats {
@@ -24,7 +24,7 @@ struct CastIntegers {
   AnyFloats floats;
   std::int32_t* integers;
   std::int64_t count;
-  bool to_integers;
+  bool to_integers, aligned;  // the integers, to four
 };
 
 struct AddParams {
@@ -88,6 +88,7 @@ struct StridedCopyParams {
 struct BroadcastParams {
   AnyFloats x, y;
   std::int64_t outer, middle, inner;
+  std::int64_t blocks;  // of the middle axis, where inner is a multiple of four; else 0
   float scale;
 };
 

@@ -36,10 +36,25 @@ __device__ __forceinline__ void for_chunk(const Tensor& tensor, Body body) {
   }
 }
 
+// By intrinsics, which the compiler does not take apart into single elements to join them with the other
+// case.
+__device__ __forceinline__ void store4_whole(float* y, float4 v) { __stwb(reinterpret_cast<float4*>(y), v); }
+__device__ __forceinline__ void store4_whole(bfloat16* y, float4 v) {
+  __stwb(reinterpret_cast<uint2*>(y), make_uint2(ptx::pack_bfloat16(v.x, v.y), ptx::pack_bfloat16(v.z, v.w)));
+}
+template <class T>
+__device__ __forceinline__ void store_fours(T* y, float4 v, int n, bool aligned) {
+  if (aligned && n == 4) {
+    store4_whole(y, v);
+  } else {
+    store4_partial(y, v, n, false);
+  }
+}
+
 __device__ __forceinline__ void store_value(const StepTensor& tensor, std::int64_t i, float4 value, int n) {
-  store4_partial(tensor.value + i, value, n, tensor.aligned);
+  store_fours(tensor.value + i, value, n, tensor.aligned);
   if (tensor.bfloat16_copy) {
-    store4_partial(static_cast<bfloat16*>(tensor.bfloat16_copy) + i, value, n, tensor.aligned);
+    store_fours(static_cast<bfloat16*>(tensor.bfloat16_copy) + i, value, n, tensor.aligned);
   }
 }
 
@@ -56,8 +71,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) adamw(const __grid_consta
     const float4 value = load4_partial(tensor.value + i, n, tensor.aligned);
     const float4 direction =
         map4(m, v, [&](float a, float b) { return a * p.inverse1 / (sqrtf(b * p.inverse2) + p.eps); });
-    store4_partial(tensor.first_moment + i, m, n, tensor.aligned);
-    store4_partial(tensor.second_moment + i, v, n, tensor.aligned);
+    store_fours(tensor.first_moment + i, m, n, tensor.aligned);
+    store_fours(tensor.second_moment + i, v, n, tensor.aligned);
     store_value(tensor, i,
                 map4(value, direction,
                      [&](float x, float step) {
@@ -78,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) sgd(const __grid_constant
     if (tensor.first_moment) {  // absent without momentum
       m = map4(load4_partial(tensor.first_moment + i, n, tensor.aligned), g,
                [&](float old, float now) { return p.momentum * old + now; });
-      store4_partial(tensor.first_moment + i, m, n, tensor.aligned);
+      store_fours(tensor.first_moment + i, m, n, tensor.aligned);
     }
     const float4 direction =
         p.nesterov ? map4(g, m, [&](float now, float moved) { return now + p.momentum * moved; }) : m;

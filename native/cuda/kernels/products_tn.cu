@@ -131,6 +131,8 @@ constexpr int kFindThreads = 256;
 extern "C" __global__ void __launch_bounds__(kFindThreads)
     find_row_tiles(const __grid_constant__ FindRowTiles params) {
   __shared__ int counts[kFindThreads];
+  static_assert(sizeof(RowTile) == sizeof(int4));
+  int4* tiles = reinterpret_cast<int4*>(params.tiles);  // in one access each
   int before = 0;
   for (int first = 0; first < params.groups; first += kFindThreads) {
     const int group = first + static_cast<int>(threadIdx.x);
@@ -151,13 +153,13 @@ extern "C" __global__ void __launch_bounds__(kFindThreads)
     const int at = before + counts[threadIdx.x] - count;
     for (int t = 0; t < count; ++t) {
       const int row = begin + t * params.tile_rows;
-      params.tiles[at + t] = {group, row, min(row + params.tile_rows, end), 0};
+      tiles[at + t] = make_int4(group, row, min(row + params.tile_rows, end), 0);
     }
     before += counts[kFindThreads - 1];
     __syncthreads();
   }
   for (int t = before + static_cast<int>(threadIdx.x); t < params.max_tiles; t += kFindThreads) {
-    params.tiles[t] = {-1, 0, 0, 0};
+    tiles[t] = make_int4(-1, 0, 0, 0);
   }
 }
 
