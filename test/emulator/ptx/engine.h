@@ -50,7 +50,7 @@ struct Counters {
   uint64_t localRequests = 0;
   uint64_t globalAtomics = 0, sharedAtomics = 0;  // lanes, not requests
   uint64_t asyncCopies = 0;                       // requests; their bytes count as global loads
-  uint64_t tensorCopies = 0;                      // TMA tiles
+  uint64_t tensorCopies = 0;                      // TMA tiles; their bytes count as global loads
   uint64_t barriers = 0;                          // warps that arrived
   uint64_t divergentBranches = 0;
 

@@ -154,10 +154,15 @@ void executeTileLoad(Warp& warp, const Inst& inst, Mask mask) {
     if (!checkShared(warp, inst, lane, tile.shared, tile.bytes())) return;
     block.counters.tensorCopies++;
     bool ok = true;
+    const uint64_t sectors = block.counters.globalLoadSectors;
+    uint64_t bytes = 0;
     tile.forPieces([&](uint32_t, uint64_t global, uint32_t, uint32_t valid, uint32_t) {
       ok = ok && checkGlobal(warp, inst, lane, global, valid, Use::load);
+      bytes += valid;
     });
     if (!ok) return;
+    // The pieces were counted one by one; a tile moves whole sectors.
+    block.counters.globalLoadSectors = sectors + (bytes + 31) / 32;
     beginLoad(warp, inst, lane, tile.shared, tile.bytes());
     const uint32_t clock = block.checks.races ? block.races.now(warp.id) : 0;
     if (block.checks.races) block.races.tick(warp.id);
