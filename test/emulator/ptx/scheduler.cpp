@@ -188,7 +188,12 @@ void Block::runWarp(Warp& warp) {
             inst.execute(warp, inst, together);
           }
           if (incomplete == active) incomplete = active ? mask : 0;  // lanes switched off may be named too
-          if (incomplete) warp.groups.push_back({pc, incomplete, Group::State::converging, -1});
+          // Lanes that went by others, which have waited here since, come again and join them.
+          const bool others = std::any_of(warp.groups.begin(), warp.groups.end(), [&](const Group& group) {
+            return group.state == Group::State::converging && group.barrier == -1 && group.pc == pc;
+          });
+          const Group::State state = others ? Group::State::ready : Group::State::converging;
+          if (incomplete) warp.groups.push_back({pc, incomplete, state, -1});
           mask &= ~incomplete;
           stay = mask != 0;
           pc++;

@@ -175,6 +175,15 @@ const Test divergence("divergence and reconvergence", [] {
   for (uint32_t lane = 0; lane < 32; lane++) same &= apart[lane] == (lane < 16 ? lane ^ 2 : lane ^ 1);
   check(same, "shuffles with partial member masks");
 
+  // One half waits at a shuffle for the other, which jumps back to it from further down.
+  const auto behind = runLanes(
+      "bra START;\nMEET: shfl.sync.bfly.b32 %r2, %r1, 16, 31, 0xffffffff; bra END;\n"
+      "START: setp.lt.u32 %q0, %r1, 16; @%q0 bra MEET; bra MEET;\nEND:",
+      std::vector<uint32_t>(32, 0));
+  same = true;
+  for (uint32_t lane = 0; lane < 32; lane++) same &= behind[lane] == (lane ^ 16);
+  check(same, "a shuffle that half of the warp comes to by a jump back");
+
   // A lane waits, in a loop, for another lane of its warp: all lanes must make progress.
   Memory memory;
   const Buffer<uint32_t> flag(memory, std::vector<uint32_t>{0, 0});
