@@ -50,7 +50,7 @@ TEST(sinkhorn_plans_agree_with_double) {
     // At scale 60 columns underflow in the plan of the first steps.
     for (const double scale : {0.5, 3.0, 60.0}) {
       for (const auto& [groups, tokens, experts] :
-           {std::array<std::int64_t, 3>{1, 1, 1}, {5, 33, 4}, {1, 300, 20}}) {
+           {std::array<std::int64_t, 3>{1, 1, 1}, {5, 33, 4}, {1, 300, 20}, {1, 10300, 2}}) {
         const Context context("scale " + std::to_string(scale) + " tokens " + std::to_string(tokens));
         const std::int64_t size = tokens * experts;
         const Values logits(kF32, normals(groups * size, 1, scale));
