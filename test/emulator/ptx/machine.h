@@ -193,7 +193,7 @@ struct Warp {
   std::array<uint32_t, kLanes> committed{};
   std::shared_ptr<FlyingProducts> products;  // of wgmma
   uint64_t sincePoll = kNeverPolled;         // instructions since it last polled an mbarrier in vain
-  uint64_t spin = 0;                         // instructions since another group of this warp last ran
+  uint64_t spin = 0;  // instructions since all lanes were together or a starving group ran
 
   template <class T>
   T* row(uint32_t offset) {

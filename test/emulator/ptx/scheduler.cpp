@@ -81,6 +81,7 @@ void Block::runWarp(Warp& warp) {
   const Inst* const code = program.code.data();
   uint64_t budget = slice();
   const uint64_t granted = budget;
+  uint64_t lastTogether = budget;
   for (;;) {
     const int picked = pickGroup(warp);
     if (picked < 0) break;
@@ -100,6 +101,10 @@ void Block::runWarp(Warp& warp) {
       }
       if (joinable && group.pc > pc) limit = std::min(limit, group.pc);
       i++;
+    }
+    if (mask == warp.alive) {
+      warp.spin = 0;
+      lastTogether = budget;
     }
     bool stay = true;
     while (stay) {
@@ -229,7 +234,7 @@ void Block::runWarp(Warp& warp) {
     if (launch.stopped.load(std::memory_order_relaxed)) return;
     if (budget == 0) break;
   }
-  warp.spin += granted - budget;
+  warp.spin += lastTogether - budget;
   executed_ += granted - budget;
 }
 

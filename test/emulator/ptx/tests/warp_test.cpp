@@ -199,6 +199,21 @@ const Test divergence("divergence and reconvergence", [] {
             return launch;
           }());
   check(spin.ok && spin.reports.empty(), "a lane that polls for another lane: " + describe(spin));
+
+  // No lane starves where a warp comes together now and then, however long it runs: a barrier needs all lanes.
+  const auto longLoop =
+      run(memory,
+          kernel("mov.u32 %r1, %tid.x; mov.u32 %r2, 0;\n"
+                 "LOOP: setp.ne.u32 %q0, %r1, 0; @%q0 bra JOIN; add.u32 %r3, %r2, 1;\n"
+                 "JOIN: bar.sync 0; add.u32 %r2, %r2, 1; setp.lt.u32 %q1, %r2, 60000; @%q1 bra LOOP;",
+                 1),
+          {flag.address()}, [] {
+            Launch launch;
+            launch.block.x = 32;
+            launch.seed = 2;
+            return launch;
+          }());
+  check(longLoop.ok && longLoop.reports.empty(), "a long loop with a barrier: " + describe(longLoop));
 });
 
 const Test calls("functions", [] {
