@@ -1,4 +1,5 @@
 /** What a Soft MoE router did, in plain numbers (Soft MoE, appendices E, G and I). */
+import { requireObject } from '../core/arguments.js'
 import { coefficientOfVariation } from './sparse-statistics.js'
 
 /** Weights and parameters of a Soft MoE router on the host. */
@@ -97,10 +98,14 @@ function pairwiseSimilarity({ groups, rows, length, at }: RowView): {
  * | `dispatchWeightsSimilarity…`, `slotSimilarity…` | of the dispatch weights, and the parameters, of two slots |
  */
 export function softMetrics(
-  { dispatch, combine, mu, scale }: SoftWeightValues,
-  { batch, tokens, dim, numExperts, slotsPerExpert }: SoftWeightShape,
+  values: SoftWeightValues,
+  shape: SoftWeightShape,
   similarity = false,
 ): Record<string, number> {
+  requireObject('the weights', values)
+  requireObject('the shape of the weights', shape)
+  const { dispatch, combine, mu, scale } = values
+  const { batch, tokens, dim, numExperts, slotsPerExpert } = shape
   const slots = numExperts * slotsPerExpert
   const combineRows: RowView = {
     groups: batch,

@@ -124,6 +124,7 @@ export function sparseHistograms(table: SparseRoutingTable): SparseHistograms {
 
 /** Population deviation over mean; 0 if all values are 0. */
 export function coefficientOfVariation(values: ArrayLike<number>): number {
+  requireObject('the values', values)
   const all = Array.from(values)
   const mean = all.reduce((sum, value) => sum + value, 0) / all.length
   if (mean === 0) return 0
@@ -144,6 +145,7 @@ export function coefficientOfVariation(values: ArrayLike<number>): number {
  * | `gateMin`, `gateMean`, `gateMax` | gates of the rows |
  */
 export function sparseMetrics(table: SparseRoutingTable): Record<string, number> {
+  requireObject('the routing table', table)
   const { numExperts, requested, rowGate, tokensPerExpert, expertsPerToken, importance } = table
   const tokens = expertsPerToken.length
   const rows = rowGate.length

@@ -64,6 +64,7 @@ export class SafetensorsFile {
   readonly path: string
   readonly #file: FileHandle
   readonly #header: SafetensorsHeader
+  #closed = false
 
   private constructor(path: string, file: FileHandle, header: SafetensorsHeader) {
     this.path = path
@@ -103,8 +104,14 @@ export class SafetensorsFile {
     return this.#header.metadata
   }
 
-  /** The bytes of one tensor as they stand in the file, in memory aligned for any element type. */
+  /**
+   * The bytes of one tensor as they stand in the file, in memory aligned for any element type.
+   * @throws SoftMoEError `ERR_CHECKPOINT_MISMATCH`, `ERR_DISPOSED` after `close()`, `ERR_FILE_READ`, `ERR_FILE_FORMAT`
+   */
   async read(name: string): Promise<Uint8Array<ArrayBuffer>> {
+    if (this.#closed) {
+      throw new SoftMoEError('ERR_DISPOSED', `${this.path} was closed; open it again to read from it`)
+    }
     const { begin, end } = this.#entry(name)
     let bytes: Uint8Array<ArrayBuffer>
     try {
@@ -116,7 +123,11 @@ export class SafetensorsFile {
         { cause },
       )
     }
-    await readFully(this.#file, this.path, bytes, this.#header.headerBytes + begin)
+    try {
+      await readFully(this.#file, this.path, bytes, this.#header.headerBytes + begin)
+    } catch (cause) {
+      throw fileError(this.path, cause)
+    }
     return bytes
   }
 
@@ -144,6 +155,7 @@ export class SafetensorsFile {
 
   /** Closes the file; its tensors can no longer be read. */
   async close(): Promise<void> {
+    this.#closed = true
     await this.#file.close()
   }
 

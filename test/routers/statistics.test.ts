@@ -30,6 +30,14 @@ import { device, expectNoTensorsLeftBehind } from '../support/tensors.js'
 
 expectNoTensorsLeftBehind()
 
+it('refuses what holds no numbers', () => {
+  for (const call of [softMetrics, sparseMetrics, coefficientOfVariation]) {
+    expect(() => Reflect.apply(call, undefined, [null]) as unknown).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
+    )
+  }
+})
+
 /** The table of a routing of one group. */
 function tableOf(
   gates: Ref,

@@ -120,6 +120,15 @@ describe('safetensors', () => {
     expect(String(error)).toMatch(message)
   })
 
+  it('refuses to read from a file that was closed', async () => {
+    const path = join(temporaryFolder(), 'file')
+    await writeSafetensors(path, example)
+    const file = await SafetensorsFile.open(path)
+    const [name] = file.tensors.keys()
+    await file.close()
+    await expect(file.read(name ?? '')).rejects.toMatchObject({ code: 'ERR_DISPOSED' })
+  })
+
   it('refuses every truncation of a file', async () => {
     const folder = temporaryFolder()
     await writeSafetensors(join(folder, 'whole'), example, { a: 'b' })
