@@ -2,7 +2,7 @@
 import { type Row, timedPeers } from './rows.js'
 
 export const TABLE_HEAD =
-  'case'.padEnd(38) +
+  'case'.padEnd(42) +
   'pass'.padEnd(18) +
   'dtype'.padEnd(9) +
   ' thr  median ms      10-90 %        GFLOP/s    GB/s  of floor'
@@ -14,7 +14,7 @@ const percent = (share: number): string => `${(100 * share).toFixed(0)} %`
 export function lineOf(row: Row): string {
   const { name, pass, dtype, threads, medianMs, p10Ms, p90Ms, gflops, gbPerS, shareOfFloor, peers } = row
   const line =
-    name.padEnd(38) +
+    name.padEnd(42) +
     pass.padEnd(18) +
     dtype.padEnd(9) +
     String(threads).padStart(4) +
