@@ -1,31 +1,79 @@
-/** Peak and bandwidth of this machine, measured by the native benchmark. */
-import { spawnSync } from 'node:child_process'
+/** Peak and bandwidth of this machine, measured by the native benchmark whenever they are asked for. */
 import { fileURLToPath } from 'node:url'
-import type { Limits } from './rows.js'
+import { LineProcess } from './line-process.js'
+import { boundsOf, type Formats, LIMIT_NAMES, type LimitName, type Limits, percentile } from './rows.js'
 
-/** Reads the limits from the native benchmark's lines; null if the peak is not among them. */
-export function readLimits(output: string): Limits | null {
-  const numbers = (pattern: RegExp): number[] =>
-    [...output.matchAll(pattern)].map((match) => Number(match[1]))
-  const [float32] = numbers(/^peak float32 FMA\s+([\d.]+) GFLOP/gm)
-  const bandwidth = Math.max(...numbers(/^read, .*?([\d.]+) GB\/s/gm))
-  if (float32 === undefined || !Number.isFinite(bandwidth)) return null
-  const pairs = numbers(/^peak bfloat16 dot pairs\s+([\d.]+) GFLOP/gm)
-  const quads = numbers(/^peak int8 dot quads\s+([\d.]+) GFLOP/gm)
-  const tiles = numbers(/^peak bfloat16 tiles loaded from L1\s+([\d.]+) GFLOP/gm)
-  const bfloat16 = Math.max(float32, ...pairs, ...tiles)
-  return { float32, bfloat16, int8: Math.max(float32, ...quads), bandwidth }
+const root = fileURLToPath(new URL('..', import.meta.url))
+
+/** Reads an answer like `float32 470.1 bandwidth 51.2`. */
+export function readLimits(answer: string): Partial<Limits> {
+  const pairs = [...answer.matchAll(/(\w+) ([\d.]+)/g)].map(([, name, value]) => [name, Number(value)])
+  return Object.fromEntries(pairs) as Partial<Limits>
 }
 
-/** Measures with some threads; null, with the reason on stderr, where the native benchmark cannot be built. */
-export function measureLimits(instructionSet: string, threads: number): Limits | null {
-  const child = spawnSync(
-    process.execPath,
-    ['scripts/native-bench.cjs', instructionSet, String(threads), 'limits'],
-    { cwd: fileURLToPath(new URL('..', import.meta.url)), encoding: 'utf8' },
-  )
-  const limits = readLimits(child.stdout ?? '')
-  if (limits === null)
-    console.error(`no limits: the native benchmark could not be built or run\n${child.stderr}`)
-  return limits
+/** A process that measures with some threads, and sleeps in between. */
+export class LimitProbe {
+  readonly #process: LineProcess
+  /** Measured for longer than those of a round. */
+  readonly atStart: Limits
+
+  private constructor(process: LineProcess, atStart: Limits) {
+    this.#process = process
+    this.atStart = atStart
+  }
+
+  /** Starts it; null, with the reason on stderr, where the native benchmark cannot be built or has no limits. */
+  static async start(instructionSet: string, threads: number): Promise<LimitProbe | null> {
+    const args = ['scripts/native-bench.cjs', instructionSet, String(threads), 'probe']
+    const child = new LineProcess([process.execPath, ...args], root, () => true)
+    try {
+      const measured = readLimits(await child.ask(LIMIT_NAMES.join(' ')))
+      if (LIMIT_NAMES.every((name) => name in measured)) return new LimitProbe(child, measured as Limits)
+      console.error('no limits: the native benchmark has no way to measure those of this machine')
+    } catch (error) {
+      console.error(`no limits: the native benchmark could not be built or run\n${(error as Error).message}`)
+    }
+    await child.stop()
+    return null
+  }
+
+  /** Takes 10 to 30 ms for each. */
+  async measure(names: readonly LimitName[]): Promise<Partial<Limits>> {
+    return readLimits(await this.#process.ask(names.join(' ')))
+  }
+
+  async stop(): Promise<void> {
+    await this.#process.stop()
+  }
+}
+
+/** The limits that bound some rows, measured anew in each of their rounds, as a machine's speed changes. */
+export class RoundLimits {
+  readonly #probe: Pick<LimitProbe, 'measure'> | null
+  readonly #names: readonly LimitName[]
+  readonly #rounds: Partial<Limits>[] = []
+
+  /** @param probe - null: the limits stay unknown */
+  constructor(probe: Pick<LimitProbe, 'measure'> | null, rows: readonly Formats[]) {
+    this.#probe = probe
+    this.#names = [...new Set(rows.flatMap(boundsOf))]
+  }
+
+  /** To be called once a round. */
+  async measure(): Promise<void> {
+    if (this.#probe !== null) this.#rounds.push(await this.#probe.measure(this.#names))
+  }
+
+  /** Over the rounds so far; null if nothing was measured. */
+  median(): Partial<Limits> | null {
+    if (this.#rounds.length === 0) return null
+    const medianOf = (name: LimitName): number => {
+      const values = this.#rounds.map((round) => round[name] ?? Number.NaN)
+      return percentile(
+        values.toSorted((a, b) => a - b),
+        0.5,
+      )
+    }
+    return Object.fromEntries(this.#names.map((name) => [name, medianOf(name)]))
+  }
 }

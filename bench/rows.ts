@@ -4,6 +4,10 @@ import type { Pass } from './backbones.js'
 import type { BenchCase, Group } from './cases.js'
 import type { PeerTimes } from './peers/compare.js'
 
+/** The names of a machine's limits. */
+export const LIMIT_NAMES = ['float32', 'bfloat16', 'int8', 'bandwidth'] as const
+export type LimitName = (typeof LIMIT_NAMES)[number]
+
 /** What this machine can do at most with some threads. */
 export interface Limits {
   /** GFLOP/s. */
@@ -15,6 +19,15 @@ export interface Limits {
   /** GB/s of reads. */
   readonly bandwidth: number
 }
+
+/** What a row computes with. */
+export type Formats = Pick<BenchCase, 'dtype' | 'weights'>
+
+/** The limits that bound a row: the peak of its products, and the bandwidth. */
+export const boundsOf = ({ dtype, weights }: Formats): readonly [LimitName, LimitName] => [
+  weights ?? dtype,
+  'bandwidth',
+]
 
 /** A peer's result in a row. */
 export interface PeerResult {
@@ -59,6 +72,8 @@ export interface Row {
   readonly p90Ms: number
   readonly gflops: number
   readonly gbPerS: number
+  /** Medians of those that bound the row, measured in its rounds; null where they are not known. */
+  readonly limits: Partial<Limits> | null
   /** `max(FLOPs / peak, bytes / bandwidth)`, or null where the limits are not known. */
   readonly floorMs: number | null
   readonly shareOfFloor: number | null
@@ -83,12 +98,14 @@ export function spreadOf(times: readonly number[]): { medianMs: number; p10Ms: n
   }
 }
 
-/** The least time that the machine's peak and bandwidth allow, in milliseconds. */
+/** The least time that the machine's peak and bandwidth allow, in milliseconds; null where one is not known. */
 export function floorOf(
-  { flops, bytes, dtype, weights }: Pick<BenchCase, 'flops' | 'bytes' | 'dtype' | 'weights'>,
-  limits: Limits,
-): number {
-  return 1e-6 * Math.max(flops / limits[weights ?? dtype], bytes / limits.bandwidth)
+  row: Formats & Pick<BenchCase, 'flops' | 'bytes'>,
+  limits: Partial<Limits>,
+): number | null {
+  const [peak, bandwidth] = boundsOf(row).map((name) => limits[name])
+  if (peak === undefined || bandwidth === undefined) return null
+  return 1e-6 * Math.max(row.flops / peak, row.bytes / bandwidth)
 }
 
 /** The result of a peer beside ours of the same rounds. */
@@ -98,10 +115,11 @@ export function peerResult({ name, part, times, ours, difference }: PeerTimes): 
   return { name, part, ...spread, oursMs, ratio: spread.medianMs / oursMs, difference }
 }
 
+/** @param limits - those measured in the rounds of the times */
 export function rowOf(
   benchCase: BenchCase,
   times: readonly number[],
-  limits: Limits | null,
+  limits: Partial<Limits> | null,
   peers: Row['peers'] = [],
 ): Row {
   const { group, name, pass, dtype, weights, threads, shape, flops, bytes } = benchCase
@@ -120,6 +138,7 @@ export function rowOf(
     ...spread,
     gflops: flops / spread.medianMs / 1e6,
     gbPerS: bytes / spread.medianMs / 1e6,
+    limits: limits && Object.fromEntries(boundsOf(benchCase).map((bound) => [bound, limits[bound]])),
     floorMs,
     shareOfFloor: floorMs === null ? null : floorMs / spread.medianMs,
     peers,

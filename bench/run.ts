@@ -1,6 +1,6 @@
 /**
  * Times the layers of the papers and sets each against its floor, max(FLOPs / peak, bytes / bandwidth), with the peak and
- * bandwidth of this machine measured in the same run, and against other libraries with the same weights and inputs.
+ * bandwidth of this machine measured in turns with it, and against other libraries with the same weights and inputs.
  *
  *     npm run bench -- [--quick | --all] [--only PATTERN] [--list] [--threads N] [--dtype DTYPE] [--json FILE] [--charts FOLDER]
  *
@@ -11,12 +11,12 @@ import { type Device, openDevice, setThreads } from '../lib/index.js'
 import { chooseCases, familiesOf } from './case-list.js'
 import { type BenchCase, idOf } from './cases.js'
 import { writeCharts } from './charts.js'
-import { measureLimits } from './limits.js'
+import { LimitProbe, RoundLimits } from './limits.js'
 import { type BenchOptions, parseOptions } from './options.js'
 import { PEERS } from './peers/peer.js'
 import { PeerRuns } from './peers/run.js'
 import { comparisons, lineOf, peerTable, TABLE_HEAD } from './report.js'
-import { type Limits, type Row, rowOf } from './rows.js'
+import { type Row, rowOf } from './rows.js'
 import { timeFamily } from './timing.js'
 
 /** Share of the free memory that a row may take; a peer holds the weights as well. */
@@ -31,18 +31,27 @@ class Benchmark {
   readonly rows: Row[] = []
   readonly #device: Device
   readonly #options: BenchOptions
-  readonly #limits: ReadonlyMap<number, Limits | null>
+  readonly #probes: ReadonlyMap<number, LimitProbe | null>
   readonly #peers: PeerRuns
 
-  constructor(device: Device, options: BenchOptions, limits: ReadonlyMap<number, Limits | null>) {
+  constructor(device: Device, options: BenchOptions, probes: ReadonlyMap<number, LimitProbe | null>) {
     this.#device = device
     this.#options = options
-    this.#limits = limits
+    this.#probes = probes
     this.#peers = new PeerRuns(PEERS.filter(({ name }) => options.peers?.includes(name) ?? true))
   }
 
-  #finish(benchCase: BenchCase, times: readonly number[], peers: Row['peers'] = []): void {
-    const row = rowOf(benchCase, times, this.#limits.get(benchCase.threads) ?? null, peers)
+  #limitsOf(family: readonly BenchCase[]): RoundLimits {
+    return new RoundLimits(this.#probes.get(family[0]?.threads ?? 0) ?? null, family)
+  }
+
+  #finish(
+    benchCase: BenchCase,
+    times: readonly number[],
+    limits: RoundLimits,
+    peers: Row['peers'] = [],
+  ): void {
+    const row = rowOf(benchCase, times, limits.median(), peers)
     this.rows.push(row)
     showProgress('')
     console.log(lineOf(row))
@@ -53,8 +62,9 @@ class Benchmark {
     if (benchCase.problem === null) return
     const onPeer = (name: string): void => showProgress(`${idOf(benchCase)}: ${name}`)
     const { seconds } = this.#options
-    const { times, peers } = await this.#peers.time(benchCase.problem, this.#device, seconds, onPeer)
-    if (times.length > 0) this.#finish(benchCase, times, peers)
+    const limits = this.#limitsOf([benchCase])
+    const { times, peers } = await this.#peers.time(benchCase.problem, this.#device, seconds, limits, onPeer)
+    if (times.length > 0) this.#finish(benchCase, times, limits, peers)
     else for (const peer of peers) if ('skipped' in peer) console.log(`${peer.name} skipped: ${peer.skipped}`)
   }
 
@@ -80,12 +90,14 @@ class Benchmark {
       for (const benchCase of family) await this.#withPeers(benchCase)
       return
     }
-    const times = await timeFamily(family, this.#device, this.#options.seconds)
-    for (const [i, benchCase] of family.entries()) this.#finish(benchCase, times[i])
+    const limits = this.#limitsOf(family)
+    const times = await timeFamily(family, this.#device, this.#options.seconds, limits)
+    for (const [i, benchCase] of family.entries()) this.#finish(benchCase, times[i], limits)
   }
 
-  close(): void {
+  async close(): Promise<void> {
     this.#peers.close()
+    for (const probe of this.#probes.values()) await probe?.stop()
   }
 }
 
@@ -101,12 +113,13 @@ async function main(): Promise<void> {
       console.log(`${idOf(benchCase)}${benchCase.extent === 'all' ? ' (--all)' : ''}`)
     return
   }
-  const limits = new Map<number, Limits | null>()
+  const probes = new Map<number, LimitProbe | null>()
   for (const count of new Set(cases.map((benchCase) => benchCase.threads))) {
-    const measured = options.limits ? measureLimits(description.instructionSet, count) : null
-    limits.set(count, measured)
+    const probe = options.limits ? await LimitProbe.start(description.instructionSet, count) : null
+    probes.set(count, probe)
+    const measured = probe?.atStart
     const text =
-      measured === null
+      measured === undefined
         ? 'limits not measured'
         : `float32 ${measured.float32} GFLOP/s, bfloat16 ${measured.bfloat16} GFLOP/s, read ${measured.bandwidth} GB/s`
     console.log(
@@ -115,7 +128,7 @@ async function main(): Promise<void> {
   }
   // Rows are added as they are measured, so that a run which is cut off leaves them.
   if (options.json !== undefined) writeFileSync(options.json, '')
-  const benchmark = new Benchmark(device, options, limits)
+  const benchmark = new Benchmark(device, options, probes)
   console.log(TABLE_HEAD)
   try {
     const families = familiesOf(cases)
@@ -126,7 +139,7 @@ async function main(): Promise<void> {
       await benchmark.run(family)
     }
   } finally {
-    benchmark.close()
+    await benchmark.close()
     if (options.charts !== undefined) writeCharts(options.charts, benchmark.rows)
   }
   for (const text of [comparisons(benchmark.rows), peerTable(benchmark.rows)])

@@ -1,6 +1,7 @@
 // Times the CPU kernels against what this machine can do: GFLOP/s beside the measured peak of register-only
 // multiply-adds, GB/s beside the measured read bandwidth. Usage: softmoe_native_bench [ISA [THREADS [WORDS
-// …]]]; only cases whose names contain one of the words run.
+// …]]]; only cases whose names contain one of the words run. With `probe` as the only word it measures limits
+// on demand.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -180,6 +181,10 @@ int main(int argc, char** argv) {
   const std::string isa = argc > 1 ? argv[1] : cpu::available_instruction_sets().back();
   const int threads = argc > 2 ? std::atoi(argv[2]) : cpu::ThreadPool::instance().threads();
   cpu::ThreadPool::instance().set_threads(threads);
+  if (argc == 4 && std::string(argv[3]) == "probe") {
+    bench::serve_limits(threads);
+    return 0;
+  }
   std::printf("%s, %d threads\n", isa.c_str(), threads);
   Bench bench(isa, std::vector<std::string>(argv + std::min(argc, 3), argv + argc));
   if (bench.wants("limits")) bench::print_limits(threads);

@@ -1,10 +1,20 @@
 #include "machine_limits.h"
 
+#include <sched.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <sstream>
 #include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "cpu/isa_detect.h"
 #include "cpu/memory_cache.h"
@@ -56,7 +66,24 @@
 namespace softmoe::bench {
 namespace {
 
-constexpr long kRounds = 1000000;
+// Multiply-adds of one measurement: under a millisecond.
+constexpr long kRounds = 200000;
+// What is read: more than the caches hold.
+constexpr std::size_t kReadBytes = std::size_t{1} << 29;
+// How long a way is measured: to find the fastest, and later each time.
+constexpr double kFirstSeconds = 0.2, kNextSeconds = 0.01;
+constexpr int kFirstTurns = 4;
+
+// A way to reach a limit, and how much `run` does of what it limits: FLOPs or bytes.
+struct Way {
+  std::string limit;  // float32, bfloat16, int8 or bandwidth; empty: no kernel can come near it
+  std::string name;
+  double work;
+  std::function<void()> run;
+
+  // In 10^9 a second.
+  double rate(double for_seconds) const { return work / best_time(run, for_seconds) * 1e-9; }
+};
 
 // Runs body(thread) on each thread.
 template <class Body>
@@ -66,34 +93,29 @@ void on_all(int threads, const Body& body) {
   });
 }
 
-// A peak whose body does `flops_of_round` per round, for a number of rounds.
-template <class Body>
-void print_peak(const char* name, int threads, double flops_of_round, const Body& body) {
-  const double time = best_time([&] { on_all(threads, [&](std::int64_t) { body(kRounds); }); });
-  std::printf("peak %-36s %8.1f GFLOP/s\n", name, flops_of_round * kRounds * threads / time * 1e-9);
+// Gives each thread a core of its own if there are as many of both: threads that are woken after a pause may
+// otherwise share one for some milliseconds.
+void pin_threads(int threads) {
+  cpu_set_t usable;
+  if (sched_getaffinity(0, sizeof usable, &usable) != 0 || CPU_COUNT(&usable) != threads) return;
+  if (cpu::ThreadPool::instance().threads() != threads) return;
+  std::vector<std::size_t> cores;
+  for (std::size_t core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(core, &usable)) cores.push_back(core);
+  }
+  std::atomic<int> here{0};
+  on_all(threads, [&](std::int64_t i) {
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    CPU_SET(cores[static_cast<std::size_t>(i)], &own);
+    sched_setaffinity(0, sizeof own, &own);
+    // No thread may take the part of another.
+    for (here.fetch_add(1); here.load() < threads;) sched_yield();
+  });
 }
 
-template <class Body>
-void print_bandwidth(int threads, const Body& read_streams) {
-  const std::size_t bytes = std::size_t{1} << 29;
-  // Where tensors lie: on huge pages, which double the rate of some machines.
-  cpu::MemoryCache cache(2 * bytes);
-  const cpu::MemoryCache::Block block = cache.take(bytes);
-  if (block.data == nullptr) return;
-  const char* const memory = static_cast<const char*>(std::memset(block.data, 1, bytes));
-  const std::size_t each = bytes / static_cast<std::size_t>(threads);
-  for (const std::size_t streams : {1, 4, 16}) {
-    const double time = best_time([&] {
-      on_all(threads, [&](std::int64_t i) {
-        volatile float sink = read_streams(memory + static_cast<std::size_t>(i) * each, each, streams);
-        static_cast<void>(sink);
-      });
-    });
-    std::printf("read, %2zu streams a thread %6.1f GB/s\n", streams,
-                static_cast<double>(bytes) / time * 1e-9);
-  }
-  cache.give_back(block, bytes);
-}
+using MultiplyAdds = void (*)(long rounds);
+using ReadStreams = float (*)(const char* data, std::size_t bytes, std::size_t streams);
 
 #if defined(__x86_64__)
 bool has(const char* set) {
@@ -188,30 +210,119 @@ __attribute__((target("amx-tile,amx-bf16"))) void multiply_loaded_tiles(long cou
 }
 #endif
 
+// The ways that this machine has.
+class Ways {
+ public:
+  explicit Ways(int threads) : threads_(threads) {
+#if defined(__x86_64__)
+    if (has("avx512")) {
+      add_peak("float32", "peak float32 FMA", 2.0 * avx512::kSums * avx512::kLanes, avx512::multiply_add);
+    } else if (has("avx2")) {
+      add_peak("float32", "peak float32 FMA", 2.0 * avx2::kSums * avx2::kLanes, avx2::multiply_add);
+    }
+    if (has("avx512bf16")) {
+      add_peak("bfloat16", "peak bfloat16 dot pairs", 24.0 * 64, multiply_add_pairs);
+      add_peak("int8", "peak int8 dot quads", 24.0 * 128, multiply_add_quads);
+    }
+    if (has("amx")) {
+      add_peak("", "peak bfloat16 tiles in registers", 4 * kTileFlops, multiply_tiles_in_registers);
+      add_peak("bfloat16", "peak bfloat16 tiles loaded from L1", 4 * kTileFlops, multiply_loaded_tiles);
+    }
+    if (has("avx512")) {
+      add_reads(avx512::read_streams);
+    } else if (has("avx2")) {
+      add_reads(avx2::read_streams);
+    }
+#elif defined(__aarch64__)
+    add_peak("float32", "peak float32 FMA", 2.0 * neon::kSums * neon::kLanes, neon::multiply_add);
+    add_reads(neon::read_streams);
+#endif
+  }
+  ~Ways() {
+    if (memory_.data != nullptr) cache_.give_back(memory_, kReadBytes);
+  }
+  Ways(const Ways&) = delete;
+  Ways& operator=(const Ways&) = delete;
+
+  const std::vector<Way>& all() const { return ways_; }
+
+  // The fastest way to a limit, and its rate, tried in turns as the machine's speed changes; narrow products
+  // can be done in float32 as well. Null: none.
+  std::pair<const Way*, double> fastest(const std::string& limit) const {
+    const bool is_narrow = limit == "bfloat16" || limit == "int8";
+    std::pair<const Way*, double> best{nullptr, 0};
+    for (int turn = 0; turn < kFirstTurns; ++turn) {
+      for (const Way& way : ways_) {
+        if (way.limit != limit && !(is_narrow && way.limit == "float32")) continue;
+        const double rate = way.rate(kFirstSeconds / kFirstTurns);
+        if (rate > best.second) best = {&way, rate};
+      }
+    }
+    return best;
+  }
+
+ private:
+  [[maybe_unused]] void add_peak(const char* limit, const char* name, double flops_of_round,
+                                 MultiplyAdds body) {
+    const int threads = threads_;
+    ways_.push_back({limit, name, flops_of_round * kRounds * threads,
+                     [=] { on_all(threads, [&](std::int64_t) { body(kRounds); }); }});
+  }
+
+  [[maybe_unused]] void add_reads(ReadStreams read) {
+    memory_ = cache_.take(kReadBytes);
+    if (memory_.data == nullptr) return;
+    const char* const data = static_cast<const char*>(std::memset(memory_.data, 1, kReadBytes));
+    const int threads = threads_;
+    const std::size_t each = kReadBytes / static_cast<std::size_t>(threads);
+    for (const std::size_t streams : {1, 4, 16}) {
+      ways_.push_back({"bandwidth", "read, " + std::to_string(streams) + " streams a thread",
+                       static_cast<double>(each) * threads, [=] {
+                         on_all(threads, [&](std::int64_t i) {
+                           const char* own = data + static_cast<std::size_t>(i) * each;
+                           volatile float sink = read(own, each, streams);
+                           static_cast<void>(sink);
+                         });
+                       }});
+    }
+  }
+
+  int threads_;
+  // Where tensors lie: on huge pages, which double the rate of some machines.
+  cpu::MemoryCache cache_{2 * kReadBytes};
+  cpu::MemoryCache::Block memory_;
+  std::vector<Way> ways_;
+};
+
 }  // namespace
 
-void print_limits([[maybe_unused]] int threads) {
-#if defined(__x86_64__)
-  if (has("avx512")) {
-    print_peak("float32 FMA", threads, 2.0 * avx512::kSums * avx512::kLanes, avx512::multiply_add);
-  } else if (has("avx2")) {
-    print_peak("float32 FMA", threads, 2.0 * avx2::kSums * avx2::kLanes, avx2::multiply_add);
+void print_limits(int threads) {
+  const Ways ways(threads);
+  for (const Way& way : ways.all()) {
+    std::printf("%-41s %8.1f %s\n", way.name.c_str(), way.rate(2 * kFirstSeconds),
+                way.limit == "bandwidth" ? "GB/s" : "GFLOP/s");
   }
-  if (has("avx512bf16")) print_peak("bfloat16 dot pairs", threads, 24.0 * 64, multiply_add_pairs);
-  if (has("avx512bf16")) print_peak("int8 dot quads", threads, 24.0 * 128, multiply_add_quads);
-  if (has("amx")) {
-    print_peak("bfloat16 tiles in registers", threads, 4 * kTileFlops, multiply_tiles_in_registers);
-    print_peak("bfloat16 tiles loaded from L1", threads, 4 * kTileFlops, multiply_loaded_tiles);
+}
+
+void serve_limits(int threads) {
+  const Ways ways(threads);
+  pin_threads(threads);
+  std::map<std::string, const Way*> chosen;
+  for (std::string line; std::getline(std::cin, line);) {
+    std::istringstream names(line);
+    for (std::string name; names >> name;) {
+      const auto [entry, is_first] = chosen.try_emplace(name, nullptr);
+      double rate = 0;
+      if (is_first) {
+        std::tie(entry->second, rate) = ways.fastest(name);
+      } else if (entry->second != nullptr) {
+        rate = entry->second->rate(kNextSeconds);
+      }
+      if (entry->second != nullptr) std::printf("%s %.1f ", name.c_str(), rate);
+    }
+    std::printf("\n");
+    std::fflush(stdout);
   }
-  if (has("avx512")) {
-    print_bandwidth(threads, avx512::read_streams);
-  } else if (has("avx2")) {
-    print_bandwidth(threads, avx2::read_streams);
-  }
-#elif defined(__aarch64__)
-  print_peak("float32 FMA", threads, 2.0 * neon::kSums * neon::kLanes, neon::multiply_add);
-  print_bandwidth(threads, neon::read_streams);
-#endif
 }
 
 }  // namespace softmoe::bench

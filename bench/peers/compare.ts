@@ -1,6 +1,7 @@
-/** Ours and a peer in turns: the same layer, checked equal, then timed in rounds. */
+/** Ours, a peer and the machine's limits in turns: the same layer, checked equal, then timed in rounds. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Device } from '../../lib/index.js'
+import type { RoundLimits } from '../limits.js'
 import { runsOfTurn, timeRuns } from '../timing.js'
 import { type Peer, PeerProcess } from './peer.js'
 import type { Problem, ProblemRun } from './problem.js'
@@ -55,6 +56,7 @@ function largestDifference(ours: readonly Float32Array[], theirs: Float32Array):
  * @param files - the worker's arguments
  * @param folder - for the peer's files
  * @param seconds - about how long each of the two is timed
+ * @param limits - measured in every round
  */
 export async function compareWith(
   peer: Peer,
@@ -64,6 +66,7 @@ export async function compareWith(
   files: readonly string[],
   folder: string,
   seconds: number,
+  limits: RoundLimits,
 ): Promise<PeerTimes | { readonly skipped: string }> {
   const command = peer.command(folder)
   if (!Array.isArray(command)) return command as { readonly skipped: string }
@@ -87,6 +90,7 @@ export async function compareWith(
     for (let round = 0; round < ROUNDS.most; round++) {
       if (round >= ROUNDS.least && performance.now() - start > 2e3 * seconds) break
       await sleep(PAUSE_MS)
+      await limits.measure()
       ours.push(...(await timeOurs(ourRuns)))
       await sleep(PAUSE_MS)
       times.push(...(await started.time(theirRuns)))

@@ -1,9 +1,9 @@
 /** The peers, each a process that computes the same layer on demand and times itself. */
-import { type ChildProcessWithoutNullStreams, spawn, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import { LineProcess } from '../line-process.js'
 import type { Problem } from './problem.js'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
@@ -60,17 +60,18 @@ export const PEERS: readonly Peer[] = [
   },
 ]
 
+/** Whether a line answers a question; libraries write remarks between them. */
+const isReply = (line: string): boolean => /^(ready|skip|times|written)\b/.test(line)
+
 /** A running peer. */
 export class PeerProcess {
   /** With its version. */
   readonly name: string
-  readonly #child: ChildProcessWithoutNullStreams
-  readonly #lines: AsyncIterator<string>
+  readonly #process: LineProcess
 
-  private constructor(name: string, child: ChildProcessWithoutNullStreams, lines: AsyncIterator<string>) {
+  private constructor(name: string, process: LineProcess) {
     this.name = name
-    this.#child = child
-    this.#lines = lines
+    this.#process = process
   }
 
   /** Starts a peer and waits until it has computed once; or says why it cannot. */
@@ -78,54 +79,31 @@ export class PeerProcess {
     command: readonly string[],
     problem: readonly string[],
   ): Promise<PeerProcess | { readonly skipped: string }> {
-    const child = spawn(command[0] ?? '', [...command.slice(1), ...problem], { cwd: here })
-    let errors = ''
-    child.stderr.setEncoding('utf8').on('data', (text: string) => (errors += text))
-    const failed = new Promise<string>((resolve) => child.once('error', ({ message }) => resolve(message)))
-    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
-    const first = await Promise.race([nextReply(lines), failed])
+    const child = new LineProcess([...command, ...problem], here, isReply)
+    const first = await child.reply()
     const [word, ...rest] = first?.split(' ') ?? []
-    if (word === 'ready') return new PeerProcess(rest.join(' '), child, lines)
+    if (word === 'ready') return new PeerProcess(rest.join(' '), child)
     child.kill()
     if (word === 'skip') return { skipped: rest.join(' ') }
-    const lastError = errors.split('\n').findLast((line) => /error/i.test(line))
+    const lastError = child.errors.split('\n').findLast((line) => /error/i.test(line))
     return { skipped: `it failed: ${lastError ?? first ?? 'no output'}` }
-  }
-
-  async #ask(question: string): Promise<string> {
-    this.#child.stdin.write(`${question}\n`)
-    const reply = await nextReply(this.#lines)
-    if (reply === undefined) throw new Error(`${this.name} ended while it was asked to ${question}`)
-    return reply
   }
 
   /** Times of some runs in milliseconds. */
   async time(runs: number): Promise<number[]> {
-    return (await this.#ask(`run ${runs}`)).split(' ').slice(1).map(Number)
+    return (await this.#process.ask(`run ${runs}`)).split(' ').slice(1).map(Number)
   }
 
   /** All outputs, one after the other. */
   async outputs(folder: string): Promise<Float32Array> {
     const path = join(folder, 'output.bin')
-    await this.#ask(`output ${path}`)
+    await this.#process.ask(`output ${path}`)
     const bytes = readFileSync(path)
     rmSync(path)
     return new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength))
   }
 
   async stop(): Promise<void> {
-    if (this.#child.exitCode !== null) return
-    const ended = new Promise((resolve) => this.#child.once('exit', resolve))
-    this.#child.stdin.end('quit\n')
-    await ended
-  }
-}
-
-/** The next line that answers a question; libraries write remarks between them. */
-async function nextReply(lines: AsyncIterator<string>): Promise<string | undefined> {
-  for (;;) {
-    const line = await lines.next()
-    if (line.done === true) return undefined
-    if (/^(ready|skip|times|written)\b/.test(line.value)) return line.value
+    await this.#process.stop()
   }
 }

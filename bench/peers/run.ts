@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Device } from '../../lib/index.js'
+import type { RoundLimits } from '../limits.js'
 import { peerResult, type PeerResult, type SkippedPeer } from '../rows.js'
 import { compareWith } from './compare.js'
 import type { Peer } from './peer.js'
@@ -22,11 +23,15 @@ export class PeerRuns {
     }
   }
 
-  /** @returns our times in all rounds, and what each peer took */
+  /**
+   * @param limits - measured in every round
+   * @returns our times in all rounds, and what each peer took
+   */
   async time(
     problem: Problem,
     device: Device,
     seconds: number,
+    limits: RoundLimits,
     onPeer: (name: string) => void,
   ): Promise<{ readonly times: readonly number[]; readonly peers: readonly (PeerResult | SkippedPeer)[] }> {
     const run = new ProblemRun(device, problem)
@@ -37,7 +42,7 @@ export class PeerRuns {
       for (const peer of this.#peers) {
         if (!peer.supports(problem)) continue
         onPeer(peer.name)
-        const result = await compareWith(peer, run, problem, device, files, this.#folder, seconds)
+        const result = await compareWith(peer, run, problem, device, files, this.#folder, seconds, limits)
         if ('skipped' in result) {
           peers.push({ name: peer.name, skipped: result.skipped })
           continue

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { allCases, chooseCases, familiesOf } from '../../bench/case-list.js'
 import { idOf, weightTraffic } from '../../bench/cases.js'
-import { readLimits } from '../../bench/limits.js'
+import { readLimits, RoundLimits } from '../../bench/limits.js'
 import { parseOptions } from '../../bench/options.js'
 import { compareSweep, comparePairs, peerTable } from '../../bench/report.js'
 import { floorOf, type Limits, peerResult, percentile, type Row, rowOf } from '../../bench/rows.js'
@@ -113,7 +113,9 @@ describe('the numbers of a row', () => {
     expect(row.gflops).toBeCloseTo(50)
     expect(row.gbPerS).toBeCloseTo(0.1)
     expect(row.shareOfFloor).toBeCloseTo(0.5)
-    expect(rowOf(benchCase, [1], null)).toMatchObject({ floorMs: null, shareOfFloor: null })
+    const unknown = { floorMs: null, shareOfFloor: null }
+    expect(rowOf(benchCase, [1], null)).toMatchObject({ ...unknown, limits: null })
+    expect(rowOf(benchCase, [1], { bandwidth: 10 })).toMatchObject(unknown)
   })
 
   it('sets a peer against our times of the same rounds', () => {
@@ -135,24 +137,38 @@ describe('the numbers of a row', () => {
 })
 
 describe('the limits', () => {
-  it('takes loaded tiles as the bfloat16 peak where there is AMX, and the best bandwidth', () => {
-    const lines = [
-      'peak float32 FMA                            310.5 GFLOP/s',
-      'peak bfloat16 dot pairs                     250.0 GFLOP/s',
-      'peak bfloat16 tiles in registers           5600.0 GFLOP/s',
-      'peak bfloat16 tiles loaded from L1         4000.0 GFLOP/s',
-      'read,  1 streams a thread   22.0 GB/s',
-      'read,  4 streams a thread   35.0 GB/s',
-    ]
-    expect(readLimits(lines.join('\n'))).toEqual({
+  it('are read from an answer', () => {
+    expect(readLimits('float32 310.5 bfloat16 4000.0 bandwidth 35.0 ')).toEqual({
       float32: 310.5,
       bfloat16: 4000,
-      int8: 310.5,
       bandwidth: 35,
     })
-    expect(readLimits(lines.slice(0, 2).concat(lines.slice(4)).join('\n'))?.bfloat16).toBe(310.5)
-    expect(readLimits([...lines, 'peak int8 dot quads   1240.0 GFLOP/s'].join('\n'))?.int8).toBe(1240)
-    expect(readLimits('')).toBeNull()
+    expect(readLimits('')).toEqual({})
+  })
+
+  it('of a row are the medians over its rounds, of those that bound it', async () => {
+    const answers = [20, 60, 30].map((bandwidth, i) => ({ float32: 100 + i, int8: 400, bandwidth }))
+    const asked: string[][] = []
+    const measure = (names: readonly string[]): Promise<Partial<Limits>> => {
+      asked.push([...names])
+      return Promise.resolve(answers[asked.length - 1])
+    }
+    const [plain, frozen] = [/S\/16 B=8, forward, float32, 2/, /S\/16 int8 frozen B=8/].map((id) =>
+      caseOf(new RegExp(`layers: Soft MoE.* ${id.source}`)),
+    )
+    const limits = new RoundLimits({ measure }, [plain, plain, frozen])
+    expect(limits.median()).toBeNull()
+    for (let round = 0; round < 3; round++) await limits.measure()
+    expect(asked).toEqual(Array.from({ length: 3 }, () => ['float32', 'bandwidth', 'int8']))
+    expect(limits.median()).toEqual({ float32: 101, int8: 400, bandwidth: 30 })
+    expect(rowOf(plain, [1], limits.median()).limits).toEqual({ float32: 101, bandwidth: 30 })
+    expect(rowOf(frozen, [1], limits.median()).limits).toEqual({ int8: 400, bandwidth: 30 })
+  })
+
+  it('stay unknown without a process that measures them', async () => {
+    const limits = new RoundLimits(null, [caseOf(/layers: dense MLP S\/16 B=8, forward, float32/)])
+    await limits.measure()
+    expect(limits.median()).toBeNull()
   })
 })
 

@@ -3,6 +3,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { LineProcess } from '../../bench/line-process.js'
 import { relativeDifference } from '../../bench/peers/compare.js'
 import { PeerProcess } from '../../bench/peers/peer.js'
 import type { Row } from '../../bench/rows.js'
@@ -38,12 +39,36 @@ describe('the benchmark', () => {
     for (const row of rows) {
       expect(child.stdout).toContain(row.name)
       expect(row.medianMs).toBeGreaterThan(0)
+      expect(row.limits).toBeNull()
       expect(row.gflops).toBeGreaterThan(0)
       expect(row.p10Ms).toBeLessThanOrEqual(row.medianMs)
       expect(row.p90Ms).toBeGreaterThanOrEqual(row.medianMs)
     }
     // Without limits there is no floor to draw.
     expect(readdirSync(charts)).toEqual([])
+  })
+})
+
+describe('a process that is asked by lines', () => {
+  const start = (script: string): LineProcess =>
+    new LineProcess([process.execPath, '-e', script], folder, (line) => line.startsWith('answer'))
+
+  it('answers until it is stopped, and remarks are passed over', async () => {
+    const child = start(`process.stdin.on('data', (data) => console.log('a remark\\nanswer to ' + data))`)
+    expect(await child.ask('one')).toBe('answer to one')
+    expect(await child.ask('two')).toBe('answer to two')
+    await child.stop()
+    await child.stop()
+    await expect(child.ask('three')).rejects.toThrow(/ended when it was asked 'three'/)
+  })
+
+  it('says why it ended', async () => {
+    const broken = start(`throw new Error('broken')`)
+    await expect(broken.ask('one')).rejects.toThrow(/Error: broken/)
+    await broken.stop()
+    const missing = new LineProcess([join(folder, 'no-such-program')], folder, () => true)
+    await expect(missing.ask('one')).rejects.toThrow(/ENOENT/)
+    await missing.stop()
   })
 })
 
