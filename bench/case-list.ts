@@ -57,11 +57,21 @@ function layers(base: CaseOptions, alone: boolean): readonly BenchCase[] {
 
 /** The Soft MoE layer with frozen weights, in turns with the plain one: the shapes that weight bytes bound. */
 function frozen(base: CaseOptions): readonly BenchCase[] {
-  return (['S/16', 'B/16'] as const).flatMap((backbone) =>
-    [1, 8].flatMap((batch) =>
-      WEIGHT_FORMATS.map((format) => frozenSoftMoe(backbone, ONE_SLOT, format, { ...base, batch })),
-    ),
-  )
+  const shapes = [
+    ['S/16', 1],
+    ['S/16', 8],
+    ['B/16', 1],
+    ['B/16', 4],
+    ['B/16', 8],
+  ] as const
+  return shapes.flatMap(([backbone, batch]) => {
+    const options = { ...base, batch }
+    return [
+      // The other batches are among the layers.
+      ...(batch === 4 ? [softMoe('layers', backbone, ONE_SLOT, options)] : []),
+      ...WEIGHT_FORMATS.map((format) => frozenSoftMoe('layers', backbone, ONE_SLOT, format, options)),
+    ]
+  })
 }
 
 /** Soft MoE and routing by index at equal slots. */
@@ -82,7 +92,7 @@ function routers(base: CaseOptions): readonly BenchCase[] {
   )
 }
 
-/** Against the peers: the shapes that all of them can hold. */
+/** Against the peers: the shapes that all of them can hold; Soft MoE forward also with frozen weights of its dtype. */
 function peers(base: CaseOptions): readonly BenchCase[] {
   const shapes = [
     ['S/16', 1],
@@ -93,7 +103,11 @@ function peers(base: CaseOptions): readonly BenchCase[] {
   return shapes.flatMap(([backbone, batch]) => {
     if (base.pass !== 'forward' && batch === 1) return []
     const options = { ...base, batch, extent: 'standard' } as const
-    return [denseMlp('peers', backbone, options), softMoe('peers', backbone, ONE_SLOT, options)]
+    return [
+      denseMlp('peers', backbone, options),
+      softMoe('peers', backbone, ONE_SLOT, options),
+      ...(base.pass === 'forward' ? [frozenSoftMoe('peers', backbone, ONE_SLOT, base.dtype, options)] : []),
+    ]
   })
 }
 

@@ -164,9 +164,9 @@ export function layerCase(layer: LayerCase, options: CaseOptions): BenchCase {
     flops: passFlops(batch * flops, pass),
     bytes: weights === null ? weightTraffic(parameters, dtype, pass) : parameters * bytesOf(weights),
     memoryBytes:
-      weightMemory(parameters, dtype, pass) +
-      (weights === null ? 0 : parameters * bytesOf(weights)) +
-      activations,
+      (weights === null
+        ? weightMemory(parameters, dtype, pass)
+        : weightMemory(parameters, 'float32', pass) + parameters * bytesOf(weights)) + activations,
     problem: layer.problem ?? null,
     prepare: (device) => prepareLayer(device, layer.make(device), [batch, tokens, dim], options),
   }
@@ -185,7 +185,7 @@ export function denseMlp(group: Group, backbone: BackboneName, options: CaseOpti
       cost: mlpCost(tokens, dim, hiddenDim),
       sizes,
       rows: tokens,
-      problem: { backbone, experts: null, ...options },
+      problem: { backbone, experts: null, weights: null, ...options },
       make: (device) => new Mlp({ dim, hiddenDim }, { device, dtype }),
     },
     options,
@@ -213,15 +213,16 @@ export function softMoe(
       sizes,
       rows: numExperts * slotsPerExpert,
       shape: { numExperts, slotsPerExpert },
-      problem: { backbone, experts, ...options },
+      problem: { backbone, experts, weights: null, ...options },
       make: (device) => new SoftMoE({ dim, hiddenDim, ...experts }, { device, dtype }),
     },
     options,
   )
 }
 
-/** The Soft MoE layer with frozen weights, float32 around them. */
+/** The Soft MoE layer with frozen weights. */
 export function frozenSoftMoe(
+  group: Group,
   backbone: BackboneName,
   experts: ExpertShape,
   weights: WeightFormat,
@@ -229,9 +230,10 @@ export function frozenSoftMoe(
 ): BenchCase {
   const sizes = BACKBONES[backbone]
   const { dim, hiddenDim } = sizes
+  const { dtype } = options
   return layerCase(
     {
-      group: 'layers',
+      group,
       name: `Soft MoE ${experts.numExperts}x${experts.slotsPerExpert} ${backbone} ${weights} frozen`,
       family: `soft ${backbone}`,
       cost: softMoeCost({ ...sizes, ...experts }),
@@ -239,8 +241,9 @@ export function frozenSoftMoe(
       rows: experts.numExperts * experts.slotsPerExpert,
       shape: { ...experts },
       weights,
+      problem: { backbone, experts, weights, ...options },
       make: (device) => {
-        const layer = new SoftMoE({ dim, hiddenDim, ...experts }, { device })
+        const layer = new SoftMoE({ dim, hiddenDim, ...experts }, { device, dtype })
         layer.experts.freeze({ format: weights, keepMasters: false })
         return layer
       },

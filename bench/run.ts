@@ -58,14 +58,16 @@ class Benchmark {
     if (this.#options.json !== undefined) appendFileSync(this.#options.json, `${JSON.stringify(row)}\n`)
   }
 
-  async #withPeers(benchCase: BenchCase): Promise<void> {
-    if (benchCase.problem === null) return
-    const onPeer = (name: string): void => showProgress(`${idOf(benchCase)}: ${name}`)
-    const { seconds } = this.#options
-    const limits = this.#limitsOf([benchCase])
-    const { times, peers } = await this.#peers.time(benchCase.problem, this.#device, seconds, limits, onPeer)
-    if (times.length > 0) this.#finish(benchCase, times, limits, peers)
-    else for (const peer of peers) if ('skipped' in peer) console.log(`${peer.name} skipped: ${peer.skipped}`)
+  async #withPeers(first: BenchCase, family: readonly BenchCase[]): Promise<void> {
+    const problems = family.flatMap(({ problem }) => problem ?? [])
+    const onPeer = (name: string): void => showProgress(`${idOf(first)}: ${name}`)
+    const limits = this.#limitsOf(family)
+    const rows = await this.#peers.time(problems, this.#device, this.#options.seconds, limits, onPeer)
+    for (const [i, { times, peers }] of rows.entries()) {
+      if (times.length > 0) this.#finish(family[i], times, limits, peers)
+      else
+        for (const peer of peers) if ('skipped' in peer) console.log(`${peer.name} skipped: ${peer.skipped}`)
+    }
   }
 
   async run(family: readonly BenchCase[]): Promise<void> {
@@ -87,7 +89,7 @@ class Benchmark {
     }
     setThreads(first.threads)
     if (comparesPeers) {
-      for (const benchCase of family) await this.#withPeers(benchCase)
+      await this.#withPeers(first, family)
       return
     }
     const limits = this.#limitsOf(family)

@@ -1,10 +1,10 @@
-/** Ours, a peer and the machine's limits in turns: the same layer, checked equal, then timed in rounds. */
+/** Ours, plain and frozen, a peer and the machine's limits in turns: the same layer, checked equal, then timed. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Device } from '../../lib/index.js'
 import type { RoundLimits } from '../limits.js'
 import { runsOfTurn, timeRuns } from '../timing.js'
 import { type Peer, PeerProcess } from './peer.js'
-import type { Problem, ProblemRun } from './problem.js'
+import type { ProblemRun } from './problem.js'
 
 /** Rounds of one turn each; more while there is time. */
 const ROUNDS = { least: 3, most: 20 }
@@ -51,51 +51,82 @@ function largestDifference(ours: readonly Float32Array[], theirs: Float32Array):
   )
 }
 
+/** What a comparison needs besides the peer and our layers. */
+export interface ComparisonOptions {
+  readonly device: Device
+  /** The worker's arguments. */
+  readonly files: readonly string[]
+  /** For the peer's files. */
+  readonly folder: string
+  /** About how long the peer and each of ours are timed. */
+  readonly seconds: number
+  /** Measured in every round. */
+  readonly limits: RoundLimits
+}
+
+/** One of ours, and whether the peer has the same results. */
+interface Ours {
+  readonly run: ProblemRun
+  readonly difference: number
+  readonly isEqual: boolean
+  readonly times: number[]
+}
+
+/** Ours one after the other, then the peer, in each round. @returns the peer's times */
+async function takeTurns(
+  peer: PeerProcess,
+  ours: readonly Ours[],
+  { device, seconds, limits }: ComparisonOptions,
+): Promise<readonly number[]> {
+  const timeOurs = ({ run }: Ours, runs: number): Promise<number[]> => timeRuns(() => run.run(), device, runs)
+  const turns: number[] = []
+  for (const one of ours) turns.push(runsOfTurn((await timeOurs(one, 2))[1], TURN_MS))
+  const theirTurn = runsOfTurn((await peer.time(2))[1], TURN_MS)
+  const times: number[] = []
+  const end = performance.now() + 1e3 * seconds * (ours.length + 1)
+  for (let round = 0; round < ROUNDS.most; round++) {
+    if (round >= ROUNDS.least && performance.now() > end) break
+    await sleep(PAUSE_MS)
+    await limits.measure()
+    for (const [i, one] of ours.entries()) {
+      await sleep(PAUSE_MS)
+      one.times.push(...(await timeOurs(one, turns[i])))
+    }
+    await sleep(PAUSE_MS)
+    times.push(...(await peer.time(theirTurn)))
+  }
+  return times
+}
+
 /**
- * @param run - our layer
- * @param files - the worker's arguments
- * @param folder - for the peer's files
- * @param seconds - about how long each of the two is timed
- * @param limits - measured in every round
+ * @param runs - our layers, which compute the same
+ * @returns for each of ours what both took, or why they were not timed
  */
 export async function compareWith(
   peer: Peer,
-  run: ProblemRun,
-  problem: Problem,
-  device: Device,
-  files: readonly string[],
-  folder: string,
-  seconds: number,
-  limits: RoundLimits,
-): Promise<PeerTimes | { readonly skipped: string }> {
+  runs: readonly ProblemRun[],
+  options: ComparisonOptions,
+): Promise<readonly (PeerTimes | { readonly skipped: string })[]> {
+  const { files, folder } = options
   const command = peer.command(folder)
-  if (!Array.isArray(command)) return command as { readonly skipped: string }
+  if (!Array.isArray(command)) return runs.map(() => command as { readonly skipped: string })
   const started = await PeerProcess.start(command as readonly string[], files)
-  if (!(started instanceof PeerProcess)) return started
+  if (!(started instanceof PeerProcess)) return runs.map(() => started)
   try {
-    const wanted = peer.part === 'experts' ? await run.expertOutputs() : await run.outputs()
-    const difference = largestDifference(wanted, await started.outputs(folder))
-    if (!(difference <= TOLERANCE[problem.dtype])) {
-      return {
-        skipped: `its results are ${difference.toExponential(1)} of the largest element away from ours`,
-      }
+    const outputs = await started.outputs(folder)
+    const ours: Ours[] = []
+    for (const run of runs) {
+      const wanted = peer.part === 'experts' ? await run.expertOutputs() : await run.outputs()
+      const difference = largestDifference(wanted, outputs)
+      ours.push({ run, difference, isEqual: difference <= TOLERANCE[run.dtype], times: [] })
     }
-    const timeOurs = (runs: number): Promise<number[]> => timeRuns(() => run.run(), device, runs)
-    const [, oneOfOurs = TURN_MS] = await timeOurs(2)
-    const [, oneOfTheirs = TURN_MS] = await started.time(2)
-    const [ourRuns, theirRuns] = [oneOfOurs, oneOfTheirs].map((ms) => runsOfTurn(ms, TURN_MS))
-    const ours: number[] = []
-    const times: number[] = []
-    const start = performance.now()
-    for (let round = 0; round < ROUNDS.most; round++) {
-      if (round >= ROUNDS.least && performance.now() - start > 2e3 * seconds) break
-      await sleep(PAUSE_MS)
-      await limits.measure()
-      ours.push(...(await timeOurs(ourRuns)))
-      await sleep(PAUSE_MS)
-      times.push(...(await started.time(theirRuns)))
-    }
-    return { name: started.name, part: peer.part, times, ours, difference }
+    const equal = ours.filter(({ isEqual }) => isEqual)
+    const times = equal.length === 0 ? [] : await takeTurns(started, equal, options)
+    return ours.map(({ difference, isEqual, times: own }) =>
+      isEqual
+        ? { name: started.name, part: peer.part, times, ours: own, difference }
+        : { skipped: `its results are ${difference.toExponential(1)} of the largest element away from ours` },
+    )
   } finally {
     await started.stop()
   }

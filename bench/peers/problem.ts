@@ -12,6 +12,7 @@ import {
   SoftMoE,
   Tape,
   type Tensor,
+  type WeightFormat,
 } from '../../lib/index.js'
 import { BACKBONES, type BackboneName, type ExpertShape, type Pass } from '../backbones.js'
 
@@ -20,6 +21,8 @@ export interface Problem {
   readonly backbone: BackboneName
   /** Null: the dense MLP. */
   readonly experts: ExpertShape | null
+  /** Format of our frozen weights, or null: the float32 parameters and, in bfloat16, their copies. */
+  readonly weights: WeightFormat | null
   readonly batch: number
   readonly dtype: FloatDType
   readonly pass: Pass
@@ -64,8 +67,21 @@ export class ProblemRun {
     if (problem.pass === 'forward') this.#layer.eval()
   }
 
+  get dtype(): FloatDType {
+    return this.#problem.dtype
+  }
+
   get #experts(): Pick<Mlp, 'first' | 'second'> {
     return this.#layer instanceof Mlp ? this.#layer : this.#layer.experts
+  }
+
+  /** Leaves our layer with its frozen weights alone, if the problem has them; it is written before. */
+  freeze(): void {
+    const { weights } = this.#problem
+    if (weights === null) return
+    const mlp = this.#layer instanceof SoftMoE ? this.#layer.experts : this.#layer
+    mlp.freeze({ format: weights, keepMasters: false })
+    this.#device.emptyCache()
   }
 
   /** Queues one run. */

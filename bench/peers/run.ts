@@ -1,4 +1,4 @@
-/** A row with its peers: each in turns with ours. */
+/** Rows of the same layer with their peers: each in turns with all of ours. */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -8,6 +8,13 @@ import { peerResult, type PeerResult, type SkippedPeer } from '../rows.js'
 import { compareWith } from './compare.js'
 import type { Peer } from './peer.js'
 import { type Problem, ProblemRun } from './problem.js'
+
+/** A row of ours, and what each peer took in its rounds. */
+export interface PeerRow {
+  /** Ours in all rounds. */
+  readonly times: readonly number[]
+  readonly peers: readonly (PeerResult | SkippedPeer)[]
+}
 
 /** The peers' files; the weights of a layer are written once. */
 export class PeerRuns {
@@ -24,35 +31,44 @@ export class PeerRuns {
   }
 
   /**
+   * @param problems - of the same layer, that differ in our weights alone
    * @param limits - measured in every round
-   * @returns our times in all rounds, and what each peer took
+   * @returns a row for each problem
    */
   async time(
-    problem: Problem,
+    problems: readonly Problem[],
     device: Device,
     seconds: number,
     limits: RoundLimits,
     onPeer: (name: string) => void,
-  ): Promise<{ readonly times: readonly number[]; readonly peers: readonly (PeerResult | SkippedPeer)[] }> {
-    const run = new ProblemRun(device, problem)
+  ): Promise<readonly PeerRow[]> {
+    const folder = this.#folder
+    const runs: ProblemRun[] = []
     try {
-      const files = await run.write(this.#folder)
-      const times: number[] = []
-      const peers: (PeerResult | SkippedPeer)[] = []
-      for (const peer of this.#peers) {
-        if (!peer.supports(problem)) continue
-        onPeer(peer.name)
-        const result = await compareWith(peer, run, problem, device, files, this.#folder, seconds, limits)
-        if ('skipped' in result) {
-          peers.push({ name: peer.name, skipped: result.skipped })
-          continue
-        }
-        times.push(...result.ours)
-        peers.push(peerResult(result))
+      let files: readonly string[] = []
+      for (const problem of problems) {
+        const run = new ProblemRun(device, problem)
+        runs.push(run)
+        files = await run.write(folder)
+        run.freeze()
       }
-      return { times, peers }
+      const rows = problems.map(() => ({ times: [] as number[], peers: [] as (PeerResult | SkippedPeer)[] }))
+      for (const peer of this.#peers) {
+        if (!problems.every((problem) => peer.supports(problem))) continue
+        onPeer(peer.name)
+        const results = await compareWith(peer, runs, { device, files, folder, seconds, limits })
+        for (const [i, result] of results.entries()) {
+          if ('skipped' in result) {
+            rows[i].peers.push({ name: peer.name, skipped: result.skipped })
+          } else {
+            rows[i].times.push(...result.ours)
+            rows[i].peers.push(peerResult(result))
+          }
+        }
+      }
+      return rows
     } finally {
-      run.dispose()
+      for (const run of runs) run.dispose()
       device.emptyCache()
     }
   }

@@ -55,6 +55,26 @@ describe('the list of cases', () => {
     ])
   })
 
+  it('has frozen weights in turns with the plain ones, beside the peers in the format of the row', () => {
+    const names = (group: string, first: string): string[] | undefined =>
+      familiesOf(all.filter((benchCase) => benchCase.group === group))
+        .find(([own]) => idOf(own).includes(first))
+        ?.map(({ name }) => name)
+    expect(names('layers', 'Soft MoE 128x1 B/16 B=4, forward, float32, 2')).toEqual([
+      'Soft MoE 128x1 B/16 B=4',
+      'Soft MoE 128x1 B/16 float32 frozen B=4',
+      'Soft MoE 128x1 B/16 bfloat16 frozen B=4',
+      'Soft MoE 128x1 B/16 int8 frozen B=4',
+    ])
+    for (const dtype of DTYPES) {
+      expect(names('peers', `Soft MoE 128x1 S/16 B=8, forward, ${dtype}`)).toEqual([
+        'Soft MoE 128x1 S/16 B=8',
+        `Soft MoE 128x1 S/16 ${dtype} frozen B=8`,
+      ])
+      expect(names('peers', `Soft MoE 128x1 S/16 B=8, forward+backward, ${dtype}`)).toHaveLength(1)
+    }
+  })
+
   it('runs fewer rows when it should be quick, and any row that is named', () => {
     const choice = { dtypes: DTYPES, threads: [2, 1] }
     const count = (extent: 'quick' | 'standard' | 'all'): number => chooseCases({ ...choice, extent }).length

@@ -4,9 +4,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { LineProcess } from '../../bench/line-process.js'
-import { relativeDifference } from '../../bench/peers/compare.js'
-import { PeerProcess } from '../../bench/peers/peer.js'
+import { RoundLimits } from '../../bench/limits.js'
+import { compareWith, relativeDifference, TOLERANCE } from '../../bench/peers/compare.js'
+import { type Peer, PeerProcess } from '../../bench/peers/peer.js'
+import { type Problem, ProblemRun } from '../../bench/peers/problem.js'
 import type { Row } from '../../bench/rows.js'
+import { openDevice } from '../../lib/index.js'
 import { barChart, lineChart, linearTicks, logTicks } from '../../bench/svg.js'
 
 let folder = ''
@@ -111,6 +114,78 @@ for await (const line of createInterface({ input: process.stdin })) {
       skipped: expect.stringContaining('ENOENT') as string,
     })
   })
+
+  it.each(['float32', 'bfloat16'] as const)(
+    'is compared with plain and frozen weights in %s',
+    async (dtype) => {
+      const device = openDevice('cpu')
+      const experts = { numExperts: 2, slotsPerExpert: 3 }
+      const plain = {
+        backbone: 'S/16',
+        experts,
+        weights: null,
+        batch: 2,
+        dtype,
+        pass: 'forward',
+        threads: 1,
+      } as const
+      const problems: Problem[] = [plain, { ...plain, weights: dtype }]
+      const written: (readonly string[])[] = []
+      const runs: ProblemRun[] = []
+      for (const problem of problems) {
+        const own = mkdtempSync(join(folder, 'problem-'))
+        const run = new ProblemRun(device, problem)
+        runs.push(run)
+        const files = await run.write(own)
+        written.push(files)
+        run.freeze()
+      }
+      const contents = written.map((files) =>
+        files
+          .filter((file) => /^(weights|input)=/.test(file))
+          .map((file) => readFileSync(file.replace(/^\w+=/, ''))),
+      )
+      expect(contents[0].map(({ length }) => length > 0)).toEqual([true, true])
+      expect(contents[1].map((bytes, i) => bytes.equals(contents[0][i]))).toEqual([true, true])
+
+      // It answers with what was stored for it.
+      const command = worker(`import { copyFileSync } from 'node:fs'
+import { createInterface } from 'node:readline'
+console.log('ready Peer 1.2')
+for await (const line of createInterface({ input: process.stdin })) {
+  const [command, argument] = line.split(' ')
+  if (command === 'run') console.log('times' + ' 1.5'.repeat(Number(argument)))
+  else console.log('written', copyFileSync(process.argv[2], argument))
+}`)
+      const compare = (part: Peer['part'], stored: Float32Array): ReturnType<typeof compareWith> => {
+        const file = join(folder, 'stored.bin')
+        writeFileSync(file, stored)
+        const peer: Peer = { name: 'Peer', part, supports: () => true, command: () => command }
+        const limits = new RoundLimits(null, [])
+        return compareWith(peer, runs, { device, files: [file], folder, seconds: 0.001, limits })
+      }
+      const stored = { layer: await runs[0].outputs(), experts: await runs[0].expertOutputs() }
+      for (const part of ['layer', 'experts'] as const) {
+        const results = await compare(part, stored[part][0])
+        expect(results).toHaveLength(2)
+        for (const result of results) {
+          if ('skipped' in result) throw new Error(result.skipped)
+          expect(result).toMatchObject({ name: 'Peer 1.2', part })
+          expect(result.difference).toBeLessThanOrEqual(TOLERANCE[dtype])
+          expect(result.ours.length).toBeGreaterThan(2)
+          expect(result.times.every((time) => time === 1.5)).toBe(true)
+        }
+        // In float32, frozen weights give the bits of the plain ones.
+        if (dtype === 'float32')
+          expect(results.map((result) => 'difference' in result && result.difference)).toEqual([0, 0])
+      }
+      const wrong = stored.layer[0].map((value) => value * 1.1)
+      for (const result of await compare('layer', wrong)) {
+        expect(result).toMatchObject({ skipped: expect.stringContaining('away from ours') as string })
+      }
+      for (const run of runs) run.dispose()
+    },
+  )
 
   it('is refused when its results differ', () => {
     expect(relativeDifference(Float32Array.of(1, -4), Float32Array.of(1, -3))).toBe(0.25)
