@@ -129,7 +129,7 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value dispose(const Napi::CallbackInfo& info) {
-  if (TensorHandle* handle = TensorHandle::unwrap(info[0])) handle->dispose(info.Env());
+  if (TensorHandle* handle = TensorHandle::unwrap(info[0])) handle->dispose();
   return info.Env().Undefined();
 }
 

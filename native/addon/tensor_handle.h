@@ -4,6 +4,7 @@
 
 #include <napi.h>
 
+#include "addon/reported_memory.h"
 #include "core/tensor.h"
 
 namespace softmoe::addon {
@@ -12,9 +13,9 @@ class TensorHandle {
  public:
   static Napi::Value wrap(Napi::Env env, const Tensor& tensor) {
     auto* handle = new TensorHandle(tensor);
-    Napi::MemoryManagement::AdjustExternalMemory(env, handle->reported_);
+    ReportedMemory::of_thread().took(env, tensor.bytes());
     return Napi::External<TensorHandle>::New(env, handle, [](Napi::BasicEnv basic_env, TensorHandle* owned) {
-      owned->dispose(basic_env);
+      if (owned->tensor_) ReportedMemory::of_thread().collected(basic_env, owned->tensor_.bytes());
       delete owned;
     });
   }
@@ -26,19 +27,16 @@ class TensorHandle {
   // Absent after dispose().
   const Tensor& tensor() const { return tensor_; }
 
-  void dispose(Napi::BasicEnv env) {
+  void dispose() {
     if (!tensor_) return;
+    ReportedMemory::of_thread().disposed(tensor_.bytes());
     tensor_ = Tensor();
-    Napi::MemoryManagement::AdjustExternalMemory(env, -reported_);
-    reported_ = 0;
   }
 
  private:
-  explicit TensorHandle(const Tensor& tensor)
-      : tensor_(tensor), reported_(static_cast<std::int64_t>(tensor.bytes())) {}
+  explicit TensorHandle(const Tensor& tensor) : tensor_(tensor) {}
 
   Tensor tensor_;
-  std::int64_t reported_;
 };
 
 }  // namespace softmoe::addon

@@ -1,3 +1,4 @@
+import { constants, PerformanceObserver } from 'node:perf_hooks'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
@@ -151,18 +152,55 @@ describe('memory', () => {
     for (const tensor of [...parameters, ...moments, x, lastLoss as Tensor | null]) tensor?.dispose()
   })
 
-  it('of forgotten tensors comes back with the garbage collector', async () => {
+  /** Collects until no more than `least` tensors live. */
+  async function collect(least: number): Promise<void> {
     setFlagsFromString('--expose_gc')
     const collectGarbage = runInNewContext('gc') as () => void
+    for (let i = 0; i < 50 && liveTensors() > least; i++) {
+      collectGarbage()
+      await new Promise((resolve) => setTimeout(resolve, 10))
+    }
+  }
+
+  it('of forgotten tensors comes back with the garbage collector', async () => {
     const before = liveTensors()
     const forget = (): void => {
       for (let i = 0; i < 50; i++) device.zeros([100])
     }
     forget()
-    for (let i = 0; i < 50 && liveTensors() > before; i++) {
-      collectGarbage()
-      await new Promise((resolve) => setTimeout(resolve, 10))
-    }
+    await collect(before)
     expect(liveTensors()).toBeLessThanOrEqual(before)
+  })
+
+  it('that is taken and disposed again and again does not set the garbage collector to work', async () => {
+    let collections = 0
+    const observer = new PerformanceObserver((list) => {
+      for (const { detail } of list.getEntries()) {
+        if ((detail as { kind: number }).kind === constants.NODE_PERFORMANCE_GC_MAJOR) collections++
+      }
+    })
+    observer.observe({ entryTypes: ['gc'] })
+    // V8 collects when it was told of 64 MiB more than after its last collection.
+    for (let i = 0; i < 60; i++) {
+      device.zeros([20 << 20]).dispose()
+      await device.synchronize()
+    }
+    await new Promise((resolve) => setTimeout(resolve, 10))
+    observer.disconnect()
+    expect(collections).toBeLessThan(10)
+  })
+
+  it('of forgotten tensors is bounded, whatever is disposed beside them', async () => {
+    const { bytes, tensors } = device.memoryUsage()
+    let most = 0
+    for (let i = 0; i < 800; i++) {
+      device.zeros([2 << 20])
+      device.zeros([4 << 20]).dispose()
+      await device.synchronize()
+      most = Math.max(most, device.memoryUsage().bytes - bytes)
+    }
+    // 800 times 8 MiB were forgotten; seen: 160 MiB at once.
+    expect(most).toBeLessThan(2 ** 30)
+    await collect(tensors)
   })
 })
