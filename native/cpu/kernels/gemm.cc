@@ -50,7 +50,8 @@ struct PackedRows {
 constexpr std::int64_t kElementsAhead = 64;
 
 // Columns [begin, end), whole tiles, from B in memory. Several panels of rows follow each other over each
-// block of depth of a tile: the first reads memory, and together they ask for the next block.
+// block of depth of a tile: the first reads memory, and together they ask for the next block. Tiles whose
+// rows are half of what memory hands over at once go in twos, which follow each other in the same way.
 template <class Format>
 void multiply_memory(const PackedRows<Format>& left, const char* data, std::int64_t stride,
                      Epilogue& epilogue, std::int64_t row, std::int64_t begin, std::int64_t end,
@@ -66,31 +67,39 @@ void multiply_memory(const PackedRows<Format>& left, const char* data, std::int6
     return epilogue.apply(sums, end - begin, row, 1, begin, end - begin);
   }
   constexpr std::int64_t kTile = 2 * Format::kRows * kTileColumns;
-  float* tiles = arena.take<float>(left.panels * kTile);
+  float* tiles = arena.take<float>(2 * left.panels * kTile);
   for (std::int64_t column = begin; column < end;) {
-    const int panels = end - column >= 2 * kTileColumns ? panels_in_memory(left.height(0)) : 1;
+    const bool two = end - column >= 2 * kTileColumns;
+    const int panels = two ? panels_in_memory(left.height(0)) : 1;
+    const bool halves = Format::kPerElement == 2 && panels == 1;
+    const std::int64_t abreast = halves && two ? 2 : 1, parts = abreast * left.panels;
     const std::int64_t columns = panels * kTileColumns;
+    const std::int64_t block =
+        abreast == 2 && left.panels == 1 ? kElementsAhead * Format::kPerElement : kStep;
     const char* from = data + column * kColumnBytes;
-    for (std::int64_t k = 0; k < depth; k += kStep) {
-      const std::int64_t steps = smaller(depth - k, kStep), elements = steps / Format::kPerElement;
-      const char* next = k + steps < depth ? from + (k + steps) * stride : from + columns * kColumnBytes;
-      const std::int64_t element_bytes = stride * Format::kPerElement;
-      const std::int64_t share = ceil_div(elements, left.panels);
-      for (std::int64_t panel = 0; panel < left.panels; ++panel) {
-        const char* b = from + k * stride;
+    for (std::int64_t k = 0; k < depth; k += block) {
+      const std::int64_t steps = smaller(depth - k, block), elements = steps / Format::kPerElement;
+      const char* b = from + k * stride;
+      const char* next = k + steps < depth ? b + steps * stride : from + abreast * columns * kColumnBytes;
+      const std::int64_t asks = halves && !two ? 0 : elements * abreast, share = ceil_div(asks, parts);
+      const std::int64_t ask_bytes = halves ? stride : stride * Format::kPerElement;
+      for (std::int64_t part = 0; part < parts; ++part) {
         const RowsAhead ahead =
-            left.panels == 1 ? RowsAhead{b + kElementsAhead * element_bytes, elements - kElementsAhead, next}
-                             : RowsAhead{next + panel * share * element_bytes,
-                                         smaller(share, elements - panel * share), nullptr};
-        multiply_in_memory<Format>(left.height(panel), steps, left.at(panel, k), b, stride, ahead, panels,
-                                   tiles + panel * kTile, k > 0);
+            parts == 1 && asks > 0
+                ? RowsAhead{b + kElementsAhead * ask_bytes, asks - kElementsAhead, next}
+                : RowsAhead{next + part * share * ask_bytes, smaller(share, asks - part * share), nullptr};
+        const std::int64_t panel = part % left.panels, tile = part / left.panels;
+        multiply_in_memory<Format>(left.height(panel), steps, left.at(panel, k),
+                                   b + tile * columns * kColumnBytes, stride, ahead, panels,
+                                   tiles + part * kTile, k > 0);
       }
     }
-    for (std::int64_t panel = 0; panel < left.panels; ++panel) {
-      epilogue.apply(tiles + panel * kTile, columns, row + left.first(panel), left.height(panel), column,
-                     columns);
+    for (std::int64_t part = 0; part < parts; ++part) {
+      const std::int64_t panel = part % left.panels, tile = part / left.panels;
+      epilogue.apply(tiles + part * kTile, columns, row + left.first(panel), left.height(panel),
+                     column + tile * columns, columns);
     }
-    column += columns;
+    column += abreast * columns;
   }
 }
 

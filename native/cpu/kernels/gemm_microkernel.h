@@ -146,11 +146,12 @@ inline void multiply_one_row(std::int64_t steps, const typename Format::Element*
   if (steps % Format::kPerElement != 0) add_elements(e, 1, false);
 }
 
-// Rows of B that a multiplication from memory asks the caches for, one in each step: `count` from `begin` on,
-// then, unless that is null, from `next` on.
+// Rows of B that a multiplication from memory asks the caches for, those of one element in each step: `count`
+// from `begin` on, then, unless that is null, from `next` on. Where a row of the tile is half of the 128
+// bytes that memory hands over at once, it is one row of two tiles instead.
 struct RowsAhead {
   const char* begin;
-  std::int64_t count;  // in elements of depth
+  std::int64_t count;
   const char* next;
 };
 
@@ -162,7 +163,9 @@ void multiply_few_rows(std::int64_t steps, const typename Format::Element* a, co
                        std::int64_t stride, const RowsAhead& ahead, float* tile, std::int64_t tile_stride,
                        bool accumulate) {
   using Right = decltype(load_elements(a));
-  constexpr int kRowLines = larger(kVectors * kLanes / 16 / Format::kPerElement, 1);
+  constexpr int kLines = larger(kVectors * kLanes / 16, 1);
+  constexpr int kRowLines =
+      Format::kPerElement == 2 && kVectors == kTileVectors ? kLines : larger(kLines / Format::kPerElement, 1);
   Vec sums[kTileHeight][kVectors];
 #pragma GCC unroll 32
   for (int r = 0; r < kTileHeight; ++r) {
@@ -173,10 +176,10 @@ void multiply_few_rows(std::int64_t steps, const typename Format::Element* a, co
   const char* asked = ahead.begin;
   const auto ask = [&] {
 #pragma GCC unroll 4
-    for (int line = 0; line < kRowLines * Format::kPerElement; ++line) {
+    for (int line = 0; line < kLines; ++line) {
       __builtin_prefetch(asked + line / kRowLines * stride + line % kRowLines * 64, 0, 2);
     }
-    asked += stride * Format::kPerElement;
+    asked += stride * (kLines / kRowLines);
   };
   const auto multiply = [&](bool pair_is_whole) {
     Right right[kVectors];
