@@ -251,11 +251,11 @@ template void multiply_block(const LeftOperand<BFloat16Format>&, const RightOper
 
 // Blocks as large as the caches bear, but enough of them that every thread has several.
 BlockSizes choose_blocks(std::int64_t items, std::int64_t rows, std::int64_t columns, int threads) {
-  // A block of B (kDepthBlock x 256 x 4 bytes = 384 KiB) lies in the L2 cache. B is packed once for 1,008
+  // A block of B (kDepthBlock x 384 x 4 bytes = 576 KiB) lies in the L2 cache. B is packed once for 1,008
   // rows.
   constexpr std::int64_t kMostRows = 72 * kTileRows;
   // Few rows read B from memory: the longer without a break, the better.
-  const std::int64_t most_columns = rows <= kTileRows ? 2048 : 256;
+  const std::int64_t most_columns = rows <= kTileRows ? 2048 : 384;
   BlockSizes size{
       round_up(ceil_div(rows, ceil_div(rows, kMostRows)), kTileRows),
       smaller<std::int64_t>(round_up(columns, kTileColumns), most_columns / kTileColumns * kTileColumns)};
