@@ -193,6 +193,7 @@ int main(int argc, char** argv) {
     bench.matmul("matmul 2048", dtype, 2048, 2048, 2048, true, false);
     bench.matmul("matmul 2048", dtype, 2048, 2048, 2048, false, true);
     for (const bool backward : {false, true}) {
+      bench.experts("mlp S/16 B=1", dtype, 1, 196, 384, 1536, backward);
       bench.experts("mlp S/16 B=8", dtype, 1, 8 * 196, 384, 1536, backward);
       bench.experts("mlp B/16 B=4", dtype, 1, 4 * 196, 768, 3072, backward);
       bench.experts("mlp L/16 B=2", dtype, 1, 2 * 196, 1024, 4096, backward);

@@ -103,6 +103,23 @@ void multiply_memory(const PackedRows<Format>& left, const char* data, std::int6
   }
 }
 
+// Where A lies in memory as the microkernel reads whole panels of it; elsewhere `data` is null.
+template <class Format>
+struct RowsInMemory {
+  const typename Format::Element* data = nullptr;
+  std::int64_t stride = 0;  // elements from row to row
+
+  RowsInMemory(const LeftOperand<Format>& a, std::int64_t depth, bool precise) {
+    // Rows at this distance would fall in the same sets of the L1 cache.
+    constexpr std::int64_t kAlias = 4096 / sizeof(typename Format::Element);
+    if (Format::kRows != kTileRows || precise || depth % Format::kPerElement != 0) return;
+    if (!a.in_memory(&data, &stride) || stride % kAlias == 0) data = nullptr;
+  }
+  const typename Format::Element* at(std::int64_t row, std::int64_t k) const {
+    return data + row * stride + k / Format::kPerElement;
+  }
+};
+
 // The bytes of A, packed for all of the depth, that leave room in the L2 cache; and the panels above which
 // packing B costs less than reading it anew for each.
 constexpr std::int64_t kMostLeftBytes = 384 << 10, kMostPanels = 8;
@@ -202,6 +219,7 @@ void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b,
   float* tiles = arena.take<float>(one_pass ? kTile : row_panels * column_panels * kTile);
   const float* tiles_end = tiles + row_panels * column_panels * kTile;
 
+  const RowsInMemory<Format> in_memory(a, depth, precise);
   LinesAhead lines;
   std::int64_t k = 0;
   do {
@@ -216,7 +234,8 @@ void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b,
       const int rows = static_cast<int>(smaller<std::int64_t>(block.row_end - row, Format::kRows));
       const int next_rows =
           static_cast<int>(smaller<std::int64_t>(block.row_end - row - Format::kRows, Format::kRows));
-      a.pack(left, row, rows, k, steps);
+      const bool in_place = in_memory.data != nullptr && rows == Format::kRows;
+      if (!in_place) a.pack(left, row, rows, k, steps);
       const std::int64_t row_panel = (row - block.row_begin) / Format::kRows;
       for (std::int64_t panel = 0; panel < column_panels; ++panel) {
         lines.clear();
@@ -228,8 +247,13 @@ void multiply_block(const LeftOperand<Format>& a, const RightOperand<Format>& b,
           b.add_lines(lines, block.column_begin, columns, k + steps, next_steps,
                       {row_panel * column_panels + panel, row_panels * column_panels});
         }
-        multiply_tile<Format>(rows, packs_columns, elements, left, right + panel * panel_size, tile, k > 0,
-                              lines, precise);
+        const Element* const b_panel = right + panel * panel_size;
+        if (in_place) {
+          multiply_whole_rows<Format>(elements, in_memory.at(row, k), in_memory.stride, b_panel, tile, k > 0,
+                                      lines);
+        } else {
+          multiply_tile<Format>(rows, packs_columns, elements, left, b_panel, tile, k > 0, lines, precise);
+        }
         if (last) {
           const std::int64_t column = block.column_begin + panel * kTileColumns;
           epilogue.apply(tile, kTileColumns, row, rows, column,

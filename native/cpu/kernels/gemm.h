@@ -119,6 +119,9 @@ class LeftOperand {
   // Packs rows [row, row + rows), rows <= kRows, and steps [k, k + depth) of A.
   virtual void pack(typename Format::Element* panel, std::int64_t row, int rows, std::int64_t k,
                     int depth) const = 0;
+  // Where A lies in memory just as a microkernel can read it: element k of row i at data[i * stride + k].
+  // False when it must be packed.
+  virtual bool in_memory(const typename Format::Element** data, std::int64_t* stride) const = 0;
   // Adds the cache lines that a part of that call will read, for the microkernel to ask for in time. A hint:
   // none for what is not in memory.
   virtual void add_lines(LinesAhead& lines, std::int64_t row, int rows, std::int64_t k, int depth,

@@ -18,20 +18,38 @@ inline Vec multiply_add(Vec sum, std::uint32_t a, UintVec b) {
 }
 #endif
 
-template <class Format, int kTileHeight, bool kColumnPanel>
+template <class Format, int kTileHeight>
 struct TileRegisters {
   using Element = typename Format::Element;
   Vec sums[kTileHeight][kTileVectors];
 
-  void multiply(const Element* a, const Element* b) {
+  TileRegisters(const float* tile, bool accumulate) {
+#pragma GCC unroll 32
+    for (int r = 0; r < kTileHeight; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kTileVectors; ++v) {
+        sums[r][v] = accumulate ? load(tile + r * kTileColumns + v * kLanes) : Vec{};
+      }
+    }
+  }
+  // `left(r)`: the element of A in row r.
+  template <class Left>
+  void multiply(const Left& left, const Element* b) {
     decltype(load_elements(b)) right[kTileVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kTileVectors; ++v) right[v] = load_elements(b + v * kLanes);
 #pragma GCC unroll 32
     for (int r = 0; r < kTileHeight; ++r) {
-      const Element left = kColumnPanel ? a[r] : a[r * kPanelStride];
+      const Element a = left(r);
 #pragma GCC unroll 4
-      for (int v = 0; v < kTileVectors; ++v) sums[r][v] = multiply_add(sums[r][v], left, right[v]);
+      for (int v = 0; v < kTileVectors; ++v) sums[r][v] = multiply_add(sums[r][v], a, right[v]);
+    }
+  }
+  void store_to(float* tile) const {
+#pragma GCC unroll 32
+    for (int r = 0; r < kTileHeight; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kTileVectors; ++v) store(tile + r * kTileColumns + v * kLanes, sums[r][v]);
     }
   }
 };
@@ -41,25 +59,41 @@ template <class Format, int kTileHeight, bool kColumnPanel>
 void multiply_rows(int elements, const typename Format::Element* a, const typename Format::Element* b,
                    float* tile, bool accumulate, const LinesAhead& lines) {
   constexpr int kStep = kColumnPanel ? Format::kRows : 1;
-  TileRegisters<Format, kTileHeight, kColumnPanel> registers;
-#pragma GCC unroll 32
-  for (int r = 0; r < kTileHeight; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kTileVectors; ++v) {
-      registers.sums[r][v] = accumulate ? load(tile + r * kTileColumns + v * kLanes) : Vec{};
-    }
-  }
+  TileRegisters<Format, kTileHeight> registers(tile, accumulate);
+  const auto left = [&](int r) { return kColumnPanel ? a[r] : a[r * kPanelStride]; };
   int e = 0;
   for (; e < smaller(elements, lines.count()); ++e, a += kStep, b += kTileColumns) {
     __builtin_prefetch(lines.begin()[e], 0, 2);
-    registers.multiply(a, b);
+    registers.multiply(left, b);
   }
-  for (; e < elements; ++e, a += kStep, b += kTileColumns) registers.multiply(a, b);
-#pragma GCC unroll 32
-  for (int r = 0; r < kTileHeight; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kTileVectors; ++v) store(tile + r * kTileColumns + v * kLanes, registers.sums[r][v]);
+  for (; e < elements; ++e, a += kStep, b += kTileColumns) registers.multiply(left, b);
+  registers.store_to(tile);
+}
+
+// A tile of all rows straight from A in memory, `stride` elements from row to row.
+template <class Format>
+void multiply_whole_rows(int elements, const typename Format::Element* a, std::int64_t stride,
+                         const typename Format::Element* b, float* tile, bool accumulate,
+                         const LinesAhead& lines) {
+  // Three rows a pointer: as many as x86 can address by it and the stride.
+  constexpr int kPointers = (kTileRows + 2) / 3;
+  const typename Format::Element* rows[kPointers];
+#pragma GCC unroll 8
+  for (int p = 0; p < kPointers; ++p) rows[p] = a + 3 * p * stride;
+  TileRegisters<Format, kTileRows> registers(tile, accumulate);
+  const auto multiply = [&] {
+    registers.multiply([&](int r) { return rows[r / 3][r % 3 * stride]; }, b);
+#pragma GCC unroll 8
+    for (int p = 0; p < kPointers; ++p) ++rows[p];
+    b += kTileColumns;
+  };
+  int e = 0;
+  for (; e < smaller(elements, lines.count()); ++e) {
+    __builtin_prefetch(lines.begin()[e], 0, 2);
+    multiply();
   }
+  for (; e < elements; ++e) multiply();
+  registers.store_to(tile);
 }
 
 // The same tile with float64 sums: exact but for one rounding, at a fraction of the speed.

@@ -128,6 +128,23 @@ constexpr int elements_of_depth(std::int64_t depth) {
   return static_cast<int>(round_up(ceil_div(depth, Format::kPerElement), Format::kDepthUnit));
 }
 
+// Whether lines lie in memory at a constant distance, in the type that the format multiplies.
+template <class Format, class Source>
+inline bool dense_in_memory(const Source&, const char**, std::int64_t*) {
+  return false;
+}
+template <class Format, class T>
+inline bool dense_in_memory(const Dense<T>& source, const char** data, std::int64_t* stride) {
+  *data = reinterpret_cast<const char*>(source.data);
+  *stride = source.stride * static_cast<std::int64_t>(sizeof(T));
+  return static_cast<int>(sizeof(T)) * Format::kPerElement == 4;
+}
+template <class Format, class T>
+inline bool dense_in_memory(const Gathered<T>& source, const char** data, std::int64_t* stride) {
+  return source.index == nullptr &&
+         dense_in_memory<Format>(Dense<T>{source.data, source.stride}, data, stride);
+}
+
 // --- operands
 // ------------------------------------------------------------------------------------------------
 
@@ -147,6 +164,13 @@ class LeftRows final : public LeftOperand<Format> {
         store_elements(panel + r * kPanelStride + e, load_along_depth<Format>(line, k + step, depth - step));
       }
     }
+  }
+  bool in_memory(const Element** data, std::int64_t* stride) const override {
+    const char* bytes = nullptr;
+    if (!dense_in_memory<Format>(source_, &bytes, stride) || *stride % sizeof(Element) != 0) return false;
+    *data = reinterpret_cast<const Element*>(bytes);
+    *stride /= static_cast<std::int64_t>(sizeof(Element));
+    return true;
   }
   void add_lines(LinesAhead& lines, std::int64_t row, int rows, std::int64_t k, int depth,
                  PartAhead part) const override {
@@ -195,6 +219,7 @@ class LeftColumns final : public LeftOperand<Format> {
       }
     }
   }
+  bool in_memory(const Element**, std::int64_t*) const override { return false; }
   void add_lines(LinesAhead& lines, std::int64_t row, int rows, std::int64_t k, int depth,
                  PartAhead part) const override {
     for (std::int64_t step = part.begin(depth); step < part.end(depth); ++step) {
@@ -206,18 +231,6 @@ class LeftColumns final : public LeftOperand<Format> {
   Source source_;
   std::int64_t rows_;
 };
-
-// Whether lines lie in memory at a constant distance, in the type that the format multiplies.
-template <class Format, class Source>
-inline bool dense_in_memory(const Source&, const char**, std::int64_t*) {
-  return false;
-}
-template <class Format, class T>
-inline bool dense_in_memory(const Dense<T>& source, const char** data, std::int64_t* stride) {
-  *data = reinterpret_cast<const char*>(source.data);
-  *stride = source.stride * static_cast<std::int64_t>(sizeof(T));
-  return static_cast<int>(sizeof(T)) * Format::kPerElement == 4;
-}
 
 // The rows that make one element of depth, all of them there; copy() packs kTileColumns whole columns.
 template <class Format, class Line>
