@@ -202,6 +202,7 @@ int main(int argc, char** argv) {
       bench.experts("experts B/16 128x1 B=1", dtype, 128, 1, 768, 3072, backward);
       bench.experts("experts B/16 128x1 B=4", dtype, 128, 4, 768, 3072, backward);
       bench.experts("experts small 16x4 B=32", dtype, 16, 128, 192, 768, backward);
+      bench.experts("experts 4096x1 B=8", dtype, 4096, 8, 128, 512, backward);
       bench.experts("experts 4096x1 B=1", dtype, 4096, 1, 64, 256, backward);
       bench.attention("attention S/16 B=8", dtype, 8, 6, 196, 64, backward);
       bench.attention("attention H/14 B=1", dtype, 1, 16, 784, 80, backward);

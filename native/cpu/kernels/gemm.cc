@@ -68,6 +68,8 @@ void multiply_memory(const PackedRows<Format>& left, const char* data, std::int6
   }
   constexpr std::int64_t kTile = 2 * Format::kRows * kTileColumns;
   float* tiles = arena.take<float>(2 * left.panels * kTile);
+  // Behind whole rows lies, as a rule, the next of many weights.
+  const bool whole_rows = (end - begin) * kColumnBytes == stride;
   for (std::int64_t column = begin; column < end;) {
     const bool two = end - column >= 2 * kTileColumns;
     const int panels = two ? panels_in_memory(left.height(0)) : 1;
@@ -80,7 +82,10 @@ void multiply_memory(const PackedRows<Format>& left, const char* data, std::int6
     for (std::int64_t k = 0; k < depth; k += block) {
       const std::int64_t steps = smaller(depth - k, block), elements = steps / Format::kPerElement;
       const char* b = from + k * stride;
-      const char* next = k + steps < depth ? b + steps * stride : from + abreast * columns * kColumnBytes;
+      const char* next = b + steps * stride;
+      if (k + steps == depth && !(whole_rows && column + abreast * columns == end)) {
+        next = from + abreast * columns * kColumnBytes;
+      }
       const std::int64_t asks = halves && !two ? 0 : elements * abreast, share = ceil_div(asks, parts);
       const std::int64_t ask_bytes = halves ? stride : stride * Format::kPerElement;
       for (std::int64_t part = 0; part < parts; ++part) {
