@@ -2,6 +2,7 @@
 import type { FloatDType } from '../lib/index.js'
 import { WEIGHT_FORMATS } from '../lib/ops/frozen-experts.js'
 import { type BackboneName, type Pass, slotsLikeTokens } from './backbones.js'
+import { callCase } from './calls.js'
 import {
   type BenchCase,
   type CaseOptions,
@@ -136,7 +137,7 @@ export function allCases(dtypes: readonly FloatDType[], threads: readonly number
         return [layers(base, alone), alone ? [] : routers(base)].flat()
       })
       const parts = [ONE_SLOT, slotsLikeTokens('S/16')].flatMap((experts) => softParts(experts, forward))
-      parts.push(...sparseParts(slotsLikeTokens('S/16').numExperts, forward))
+      parts.push(callCase(forward), ...sparseParts(slotsLikeTokens('S/16').numExperts, forward))
       const others = alone
         ? []
         : [

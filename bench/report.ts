@@ -121,7 +121,13 @@ export function comparisons(rows: readonly Row[]): string {
       const perImage = row.medianMs / (row.shape.batch ?? 1)
       return `${row.name}: ${perImage.toFixed(2)} ms/image (${condition(row)})`
     })
-  return [...sweep, ...images, ...pairs].join('\n')
+  const calls = rows
+    .filter(({ shape }) => shape.calls !== undefined)
+    .map((row) => {
+      const microseconds = (1e3 * row.medianMs) / (row.shape.calls ?? 1)
+      return `a call takes ${microseconds.toFixed(2)} µs beside its work (${condition(row)})`
+    })
+  return [...sweep, ...images, ...pairs, ...calls].join('\n')
 }
 
 /** The peers as a table in Markdown: their time over ours. */

@@ -3,7 +3,7 @@ import { allCases, chooseCases, familiesOf } from '../../bench/case-list.js'
 import { idOf, weightTraffic } from '../../bench/cases.js'
 import { readLimits, RoundLimits } from '../../bench/limits.js'
 import { parseOptions } from '../../bench/options.js'
-import { compareSweep, comparePairs, peerTable } from '../../bench/report.js'
+import { comparePairs, compareSweep, comparisons, peerTable } from '../../bench/report.js'
 import { floorOf, type Limits, peerResult, percentile, type Row, rowOf } from '../../bench/rows.js'
 import { runsOfTurn } from '../../bench/timing.js'
 
@@ -217,6 +217,11 @@ describe('the comparisons', () => {
       row(/routers: Experts Choice .* S\/16 B=8, forward, bfloat16/, 15, 1),
     ]
     expect(comparePairs(rows, 'routers')).toMatchObject([{ ratio: 1.5, base: 'Soft MoE 28x7 S/16 B=8' }])
+  })
+
+  it('gives the time of one call', () => {
+    const calls = rowOf(caseOf(/^parts: 1000 calls.*float32/), [2.5], LIMITS)
+    expect(comparisons([calls])).toBe('a call takes 2.50 µs beside its work (forward, float32, 2 thr)')
   })
 
   it('tables the peers that were timed', () => {

@@ -175,8 +175,9 @@ describe('memory', () => {
   it('that is taken and disposed again and again does not set the garbage collector to work', async () => {
     let collections = 0
     const observer = new PerformanceObserver((list) => {
-      for (const { detail } of list.getEntries()) {
-        if ((detail as { kind: number }).kind === constants.NODE_PERFORMANCE_GC_MAJOR) collections++
+      for (const entry of list.getEntries()) {
+        const { detail } = entry as unknown as { readonly detail: { readonly kind: number } }
+        if (detail.kind === constants.NODE_PERFORMANCE_GC_MAJOR) collections++
       }
     })
     observer.observe({ entryTypes: ['gc'] })
