@@ -73,4 +73,21 @@ __device__ __forceinline__ void store4_partial(T* p, float4 v, int count, bool a
   if (count > 3) p[3] = from_float<T>(v.w);
 }
 
+// Stores or adds `count` (at most 4) numbers at element `at` of the output that `p` describes.
+template <class Params>
+__device__ __forceinline__ void store4_output(const Params& p, std::size_t at, float4 v, int count) {
+  const auto store_to = [&](auto* y) {
+    if (p.accumulate) {
+      const float4 old = load4_partial(y, count, p.y_aligned);
+      v = make_float4(v.x + old.x, v.y + old.y, v.z + old.z, v.w + old.w);
+    }
+    store4_partial(y, v, count, p.y_aligned);
+  };
+  if (p.y_is_float) {
+    store_to(static_cast<float*>(p.y) + at);
+  } else {
+    store_to(static_cast<bfloat16*>(p.y) + at);
+  }
+}
+
 }  // namespace softmoe::cuda

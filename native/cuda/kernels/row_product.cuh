@@ -26,7 +26,6 @@ __device__ __forceinline__ void finish_row_product(const RowProduct& p, float4 b
   const int count = min(p.columns - column, 4);
   const std::int64_t index = static_cast<std::int64_t>(row) * p.columns + column;
   const auto multiply = [](float x, float y) { return x * y; };
-  const auto add = [](float x, float y) { return x + y; };
   v = make_float4(p.alpha * v.x + bias.x, p.alpha * v.y + bias.y, p.alpha * v.z + bias.z,
                   p.alpha * v.w + bias.w);
   if (p.pre) store4_partial(static_cast<T*>(p.pre) + index, v, count, p.y_aligned);
@@ -46,15 +45,7 @@ __device__ __forceinline__ void finish_row_product(const RowProduct& p, float4 b
                     activate(v.w, p.activation));
   }
   if (drops) v = combine4(v, factors, multiply);
-  const auto finish = [&](auto* y) {
-    if (p.accumulate) v = combine4(v, load4_partial(y, count, p.y_aligned), add);
-    store4_partial(y, v, count, p.y_aligned);
-  };
-  if (p.y_is_float) {
-    finish(static_cast<float*>(p.y) + index);
-  } else {
-    finish(static_cast<bfloat16*>(p.y) + index);
-  }
+  store4_output(p, index, v, count);
 }
 
 template <class Tile>

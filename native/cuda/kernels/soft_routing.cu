@@ -275,18 +275,7 @@ __device__ __forceinline__ void store_weighted_sum(const WeightedSum& p, const f
     const int count = min(p.shape.dim - column - c4, 4);
     if (r >= rows || count <= 0) return;
     const std::size_t at = static_cast<std::size_t>(memory_row(r)) * p.shape.dim + column + c4;
-    const auto finish = [&](auto* y) {
-      if (p.accumulate) {
-        const float4 old = load4_partial(y, count, p.y_aligned);
-        v = make_float4(v.x + old.x, v.y + old.y, v.z + old.z, v.w + old.w);
-      }
-      store4_partial(y, v, count, p.y_aligned);
-    };
-    if (p.y_is_float) {
-      finish(static_cast<float*>(p.y) + at);
-    } else {
-      finish(static_cast<bfloat16*>(p.y) + at);
-    }
+    store4_output(p, at, v, count);
   });
 }
 

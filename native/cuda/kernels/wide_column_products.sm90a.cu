@@ -140,18 +140,7 @@ __device__ __forceinline__ void column_product(const WideColumnProduct& params) 
     float4 v = *reinterpret_cast<const float4*>(result + row * kResultPitch + four);
     v = make_float4(p.alpha * v.x, p.alpha * v.y, p.alpha * v.z, p.alpha * v.w);
     const std::size_t at = (part * p.m + m_begin + row) * p.n + n;
-    const auto finish = [&](auto* y) {
-      if (p.accumulate) {
-        const float4 old = load4_partial(y, count, p.y_aligned);
-        v = make_float4(v.x + old.x, v.y + old.y, v.z + old.z, v.w + old.w);
-      }
-      store4_partial(y, v, count, p.y_aligned);
-    };
-    if (p.y_is_float) {
-      finish(static_cast<float*>(p.y) + at);
-    } else {
-      finish(static_cast<bfloat16*>(p.y) + at);
-    }
+    store4_output(p, at, v, count);
   }
 }
 
