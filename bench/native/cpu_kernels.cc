@@ -201,6 +201,7 @@ int main(int argc, char** argv) {
       bench.experts("experts S/16 128x1 B=8", dtype, 128, 8, 384, 1536, backward);
       bench.experts("experts B/16 128x1 B=1", dtype, 128, 1, 768, 3072, backward);
       bench.experts("experts B/16 128x1 B=4", dtype, 128, 4, 768, 3072, backward);
+      bench.experts("experts S/16 28x7 B=8", dtype, 28, 56, 384, 1536, backward);
       bench.experts("experts small 16x4 B=32", dtype, 16, 128, 192, 768, backward);
       bench.experts("experts 4096x1 B=8", dtype, 4096, 8, 128, 512, backward);
       bench.experts("experts 4096x1 B=1", dtype, 4096, 1, 64, 256, backward);
