@@ -56,6 +56,15 @@ export interface SweepComparison {
   readonly ratio: number
   /** After what the floor grows by the weights' bytes. */
   readonly ratioAfterFloor: number | null
+  /** With the time to read the weights' further bytes added to the fewest's. */
+  readonly ratioAfterBytes: number | null
+}
+
+/** Milliseconds to read what a row must move beyond another; null where the bandwidth is not known. */
+function readingTime(more: Row, less: Row): number | null {
+  const bandwidth = more.limits?.bandwidth
+  if (bandwidth === undefined) return null
+  return (more.gbPerS * more.medianMs - less.gbPerS * less.medianMs) / bandwidth
 }
 
 export function compareSweep(rows: readonly Row[]): readonly SweepComparison[] {
@@ -64,6 +73,7 @@ export function compareSweep(rows: readonly Row[]): readonly SweepComparison[] {
     const [first, last] = [sorted.at(0), sorted.at(-1)]
     if (first === undefined || last === undefined || first === last) return []
     const ratio = last.medianMs / first.medianMs
+    const reading = readingTime(last, first)
     const floors = first.floorMs === null || last.floorMs === null ? null : last.floorMs / first.floorMs
     return {
       condition: condition(first),
@@ -71,6 +81,7 @@ export function compareSweep(rows: readonly Row[]): readonly SweepComparison[] {
       most: last.shape.numExperts ?? 0,
       ratio,
       ratioAfterFloor: floors === null ? null : ratio / floors,
+      ratioAfterBytes: reading === null ? null : last.medianMs / (first.medianMs + reading),
     }
   })
 }
@@ -105,9 +116,10 @@ export function comparePairs(rows: readonly Row[], group: 'routers' | 'models'):
 /** Every comparison that the rows allow. */
 export function comparisons(rows: readonly Row[]): string {
   const sweep = compareSweep(rows).map(
-    ({ condition, fewest, most, ratio, ratioAfterFloor }) =>
+    ({ condition, fewest, most, ratio, ratioAfterFloor, ratioAfterBytes }) =>
       `${most} experts take ${ratio.toFixed(2)}x the time of ${fewest} at equal slots (${condition})` +
-      (ratioAfterFloor === null ? '' : `; ${ratioAfterFloor.toFixed(2)}x after the floor`),
+      (ratioAfterFloor === null ? '' : `; ${ratioAfterFloor.toFixed(2)}x after the floor`) +
+      (ratioAfterBytes === null ? '' : `, ${ratioAfterBytes.toFixed(2)}x after reading their weights`),
   )
   const pairs = (['routers', 'models'] as const).flatMap((group) =>
     comparePairs(rows, group).map(

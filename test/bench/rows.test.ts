@@ -210,6 +210,16 @@ describe('the comparisons', () => {
     expect(sweep?.ratioAfterFloor).toBeCloseTo(1.1)
   })
 
+  it('says what 4096 experts cost after reading their weights', () => {
+    // 10 GB/s: the weights of 4088 experts take 2 x 128 x 512 x 4 bytes each, and their biases.
+    const rows = [
+      row(/ 8 experts B=8, forward, float32/, 20, 10),
+      row(/4096 experts B=8, forward, float32/, 66, 30),
+    ]
+    const reading = (4088 * (2 * 128 * 512 + 512 + 128) * 4) / 10e6
+    expect(compareSweep(rows)[0]?.ratioAfterBytes).toBeCloseTo(66 / (20 + reading), 6)
+  })
+
   it('sets routing by index against Soft MoE of the same batch and dtype', () => {
     const rows = [
       row(/routers: Soft MoE .* S\/16 B=8, forward, float32/, 10, 1),
