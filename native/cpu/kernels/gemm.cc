@@ -111,7 +111,7 @@ void multiply_memory(const PackedRows<Format>& left, const char* data, std::int6
 // Where A lies in memory as the microkernel reads whole panels of it; elsewhere `data` is null.
 template <class Format>
 struct RowsInMemory {
-  const typename Format::Element* data = nullptr;
+  const typename Format::Loose* data = nullptr;
   std::int64_t stride = 0;  // elements from row to row
 
   RowsInMemory(const LeftOperand<Format>& a, std::int64_t depth, bool precise) {
@@ -120,7 +120,7 @@ struct RowsInMemory {
     if (Format::kRows != kTileRows || precise || depth % Format::kPerElement != 0) return;
     if (!a.in_memory(&data, &stride) || stride % kAlias == 0) data = nullptr;
   }
-  const typename Format::Element* at(std::int64_t row, std::int64_t k) const {
+  const typename Format::Loose* at(std::int64_t row, std::int64_t k) const {
     return data + row * stride + k / Format::kPerElement;
   }
 };

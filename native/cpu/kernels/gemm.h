@@ -40,6 +40,7 @@ constexpr int kPanelStride = kDepthBlock + 16;
 // What the microkernel multiplies: float32 …
 struct Float32Format {
   using Element = float;
+  using Loose = float;                   // an element as it lies in memory
   static constexpr int kPerElement = 1;  // steps of k in an element
   static constexpr int kRows = kTileRows;
   static constexpr int kDepthUnit = 1;  // packed depth is a multiple of this
@@ -50,6 +51,7 @@ struct Float32Format {
 #define SOFTMOE_BFLOAT16_PRODUCTS 1
 struct BFloat16Format {
   using Element = std::uint32_t;
+  typedef std::uint32_t Loose __attribute__((aligned(2), may_alias));
   static constexpr int kPerElement = 2;
 #if defined(SOFTMOE_ISA_AMX)
   static constexpr int kRows = 32;
@@ -121,7 +123,7 @@ class LeftOperand {
                     int depth) const = 0;
   // Where A lies in memory just as a microkernel can read it: element k of row i at data[i * stride + k].
   // False when it must be packed.
-  virtual bool in_memory(const typename Format::Element** data, std::int64_t* stride) const = 0;
+  virtual bool in_memory(const typename Format::Loose** data, std::int64_t* stride) const = 0;
   // Adds the cache lines that a part of that call will read, for the microkernel to ask for in time. A hint:
   // none for what is not in memory.
   virtual void add_lines(LinesAhead& lines, std::int64_t row, int rows, std::int64_t k, int depth,

@@ -72,12 +72,12 @@ void multiply_rows(int elements, const typename Format::Element* a, const typena
 
 // A tile of all rows straight from A in memory, `stride` elements from row to row.
 template <class Format>
-void multiply_whole_rows(int elements, const typename Format::Element* a, std::int64_t stride,
+void multiply_whole_rows(int elements, const typename Format::Loose* a, std::int64_t stride,
                          const typename Format::Element* b, float* tile, bool accumulate,
                          const LinesAhead& lines) {
   // Three rows a pointer: as many as x86 can address by it and the stride.
   constexpr int kPointers = (kTileRows + 2) / 3;
-  const typename Format::Element* rows[kPointers];
+  const typename Format::Loose* rows[kPointers];
 #pragma GCC unroll 8
   for (int p = 0; p < kPointers; ++p) rows[p] = a + 3 * p * stride;
   TileRegisters<Format, kTileRows> registers(tile, accumulate);

@@ -165,10 +165,10 @@ class LeftRows final : public LeftOperand<Format> {
       }
     }
   }
-  bool in_memory(const Element** data, std::int64_t* stride) const override {
+  bool in_memory(const typename Format::Loose** data, std::int64_t* stride) const override {
     const char* bytes = nullptr;
     if (!dense_in_memory<Format>(source_, &bytes, stride) || *stride % sizeof(Element) != 0) return false;
-    *data = reinterpret_cast<const Element*>(bytes);
+    *data = reinterpret_cast<const typename Format::Loose*>(bytes);
     *stride /= static_cast<std::int64_t>(sizeof(Element));
     return true;
   }
@@ -219,7 +219,7 @@ class LeftColumns final : public LeftOperand<Format> {
       }
     }
   }
-  bool in_memory(const Element**, std::int64_t*) const override { return false; }
+  bool in_memory(const typename Format::Loose**, std::int64_t*) const override { return false; }
   void add_lines(LinesAhead& lines, std::int64_t row, int rows, std::int64_t k, int depth,
                  PartAhead part) const override {
     for (std::int64_t step = part.begin(depth); step < part.end(depth); ++step) {
