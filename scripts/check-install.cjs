@@ -129,7 +129,7 @@ try {
   let fromSource
   check('the packed sources build by node-gyp and load, and nothing is downloaded', () => {
     fromSource = installed('from-source', pack('sources', { withPrebuilt: false }))
-    // Whether the sources build and load does not depend on how fast they run: -O1 halves the time of this check.
+    // Whether the sources build and load does not depend on how fast they run: -O0 halves the time of this check.
     const env = { SOFTMOE_BUILD: 'gyp', CXXFLAGS: '-O0' }
     runOffline('npm', ['rebuild', 'softmoe', '--foreground-scripts'], { cwd: fromSource, env })
     loadBothWays(fromSource)
