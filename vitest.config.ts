@@ -1,4 +1,5 @@
 import { createRequire } from 'node:module'
+import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
 
 /** What depends on the kernels alone. */
@@ -29,6 +30,8 @@ export default defineConfig({
   test: {
     reporters: ['default', './test/closing-line.ts'],
     pool: 'forks',
+    // One process fewer, the default, leaves a core of two idle.
+    maxWorkers: availableParallelism(),
     testTimeout: 60_000,
     projects: [
       {
