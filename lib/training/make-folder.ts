@@ -13,22 +13,28 @@ import { SoftMoEError } from '../core/errors.js'
 export async function makeFolder(path: string): Promise<void> {
   const folder = resolve(path)
   const above = dirname(folder)
+  if ((await makeOne(folder)) === null) return
+  if (!(await isFolder(above))) await makeFolder(above)
+  // Once more even if the folder above is there: another call may have made it in between.
+  const missing = await makeOne(folder)
+  if (missing === null) return
+  if (!(await isFolder(above))) throw missing
+  throw new SoftMoEError(
+    'ERR_FILE_WRITE',
+    `${folder} cannot be made: ${above} is on a file system that takes no new folders; choose another folder`,
+    { cause: missing },
+  )
+}
+
+/** Makes one folder, unless it is there; the error, where the answer is that the folder above is not. */
+async function makeOne(folder: string): Promise<Error | null> {
   try {
     await mkdir(folder)
+    return null
   } catch (error) {
-    if (errorCode(error) !== 'ENOENT') {
-      if (await isFolder(folder)) return
-      throw error
-    }
-    if (await isFolder(above)) {
-      throw new SoftMoEError(
-        'ERR_FILE_WRITE',
-        `${folder} cannot be made: ${above} is on a file system that takes no new folders; choose another folder`,
-        { cause: error },
-      )
-    }
-    await makeFolder(above)
-    await makeFolder(folder)
+    if (errorCode(error) === 'ENOENT') return error as Error
+    if (await isFolder(folder)) return null
+    throw error
   }
 }
 

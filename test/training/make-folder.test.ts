@@ -12,6 +12,15 @@ describe('makeFolder', () => {
     expect(statSync(join(folder, 'd')).isDirectory()).toBe(true)
   })
 
+  it('makes a folder although another call makes those above it meanwhile', async () => {
+    const root = temporaryFolder()
+    for (let i = 0; i < 100; i++) {
+      const folders = ['a/b/c', 'a/b/c/d', 'a/b', 'a/b/c/e/f'].map((name) => join(root, String(i), name))
+      await Promise.all(folders.map((folder) => makeFolder(folder)))
+      for (const folder of folders) expect(statSync(folder).isDirectory()).toBe(true)
+    }
+  })
+
   it('leaves a file in the way alone', async () => {
     const file = join(temporaryFolder(), 'file')
     writeFileSync(file, 'kept')
