@@ -1,5 +1,6 @@
-// The loops of the matrix product: for each block of depth, B's block is packed once; then each panel of A is
-// packed and multiplied with all of it. Tiles wait in float32 scratch between blocks of depth.
+// The loops of the matrix product: for each block of depth, B's block is packed once; then each panel of A,
+// packed unless it can be read where it lies, is multiplied with all of it. Tiles wait in float32 scratch
+// between blocks of depth. Few rows read B where it lies instead.
 #include <type_traits>
 
 #include "cpu/kernels/cpu_kernels.h"
