@@ -1,6 +1,8 @@
 #include "machine_limits.h"
 
+#if defined(__linux__)
 #include <sched.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -95,7 +97,8 @@ void on_all(int threads, const Body& body) {
 
 // Gives each thread a core of its own if there are as many of both: threads that are woken after a pause may
 // otherwise share one for some milliseconds.
-void pin_threads(int threads) {
+void pin_threads([[maybe_unused]] int threads) {
+#if defined(__linux__)
   cpu_set_t usable;
   if (sched_getaffinity(0, sizeof usable, &usable) != 0 || CPU_COUNT(&usable) != threads) return;
   if (cpu::ThreadPool::instance().threads() != threads) return;
@@ -112,6 +115,7 @@ void pin_threads(int threads) {
     // No thread may take the part of another.
     for (here.fetch_add(1); here.load() < threads;) sched_yield();
   });
+#endif
 }
 
 using MultiplyAdds = void (*)(long rounds);
