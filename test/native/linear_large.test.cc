@@ -76,5 +76,47 @@ TEST(linear_layers_over_whole_tiles_agree_with_loops) {
   });
 }
 
+// The CPU's ways to a product differ in the rows, whether the depth is cut, and where rows of x lie to each
+// other.
+void check_rows_alone(Kernels& kernels, DType dtype, std::int64_t in, std::int64_t out) {
+  constexpr std::int64_t kMostRows = 120;
+  Random random(17);
+  const Values x = random.values(dtype, kMostRows * in), w = random.values(dtype, in * out, 0.1);
+  const Values alone(DType::kFloat32, kMostRows * out);
+  LinearForward args;
+  args.w = w.buffer(), args.in = in, args.out = out;
+  const std::vector<double> a = x.doubles(), b = w.doubles();
+  std::vector<double> wanted(static_cast<std::size_t>(kMostRows * out));
+  for (std::int64_t r = 0; r < kMostRows; ++r) {
+    args.rows = 1, args.x = part(x, r * in), args.y = part(alone, r * out);
+    kernels.run(args);
+    for (std::int64_t i = 0; i < in; ++i) {
+      for (std::int64_t o = 0; o < out; ++o) {
+        wanted[static_cast<std::size_t>(r * out + o)] +=
+            a[static_cast<std::size_t>(r * in + i)] * b[static_cast<std::size_t>(i * out + o)];
+      }
+    }
+  }
+  CHECK_CLOSE(alone, wanted, 2e-5);
+  for (const std::int64_t rows : {2, 6, 7, 8, 13, 14, 15, 29, 112, 120}) {
+    const Context context(std::string(name_of(dtype)) + " rows " + std::to_string(rows) + " in " +
+                          std::to_string(in) + " out " + std::to_string(out));
+    const Values y(DType::kFloat32, rows * out);
+    args.rows = rows, args.x = x.buffer(), args.y = y.buffer();
+    kernels.run(args);
+    CHECK(std::memcmp(y.buffer().data, alone.buffer().data, static_cast<std::size_t>(rows * out) * 4) == 0);
+  }
+}
+
+TEST(large_products_give_rows_the_bits_they_have_alone) {
+  for_each_instruction_set([](Kernels& kernels) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      check_rows_alone(kernels, dtype, 386, 98);   // a last pair of tiles that is not whole
+      check_rows_alone(kernels, dtype, 1024, 64);  // rows of x in the same cache sets
+      check_rows_alone(kernels, dtype, 1537, 96);  // an odd depth
+    }
+  });
+}
+
 }  // namespace
 }  // namespace softmoe::testing
